@@ -1,0 +1,1 @@
+"""Bytes, keys and files; imports neither torch nor scikit-learn."""

@@ -1,0 +1,1 @@
+"""Stages put together: the pipeline, its cache and clock, the run loop, measures, recipes and the command."""

@@ -1,0 +1,1 @@
+"""Stages, sources and modules made of torch: backbones, poolers, heads, and the one SGD loop."""
