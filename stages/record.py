@@ -69,15 +69,36 @@ class Lazy:
 
     load: makes the value.
     identity: gives the bytes that the value follows from (an image file's content, a generator's
-        parameters), so that a cache can tell whether it changed without making it; None if the value
-        itself is what to look at.
+        parameters), so that a cache can tell whether it changed without making it.
     """
 
-    __slots__ = ("identity", "load")
+    __slots__ = ("_identity", "_load", "_made", "_token")
 
-    def __init__(self, load: Callable[[], Any], identity: Callable[[], bytes] | None = None):
-        self.load = load
-        self.identity = identity
+    def __init__(self, load: Callable[[], Any], identity: Callable[[], bytes]):
+        self._load = load
+        self._identity = identity
+        self._made: list[Any] = []
+        self._token: bytes | None = None
+
+    def value(self) -> Any:
+        if not self._made:
+            self._made.append(self._load())
+        return self._made[0]
+
+    def identity(self) -> bytes:
+        if self._token is None:
+            self._token = self._identity()
+        return self._token
+
+    @property
+    def made(self) -> bool:
+        return bool(self._made)
+
+    def __getstate__(self) -> tuple[Any, ...]:
+        return self._load, self._identity
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        self.__init__(*state)  # type: ignore[misc]
 
 
 class Record(Mapping[str, Any]):
@@ -99,12 +120,13 @@ class Record(Mapping[str, Any]):
         try:
             value = self._fields[name]
         except KeyError:
-            who = f"{self.reader} reads {name!r}, which it does not declare or which nothing gives" if (
-                self.reader) else f"there is no field {name!r}"
+            who = (
+                f"{self.reader} reads {name!r}, which it does not declare or which nothing gives"
+                if (self.reader)
+                else f"there is no field {name!r}"
+            )
             raise MissingField(f"image {self.id!r}: {who} (it has: {', '.join(self._fields)})") from None
-        if isinstance(value, Lazy):
-            value = self._fields[name] = value.load()
-        return value
+        return value.value() if isinstance(value, Lazy) else value
 
     def __contains__(self, name: object) -> bool:
         return name in self._fields
@@ -137,18 +159,19 @@ class Record(Mapping[str, Any]):
         """The record as a reader sees it who declared these names. MissingField if one is not there."""
         for name in names:
             if name not in self._fields:
-                raise MissingField(f"image {self.id!r}: {reader or 'a step'} needs {name!r}, "
-                                   f"which nothing gives (there is: {', '.join(self._fields)})")
-        view = Record(self.id, {name: self._fields[name] for name in names}, reader)
-        for name in names:  # a value made once is made for all readers
-            if isinstance(self._fields[name], Lazy):
-                view._fields[name] = Lazy(lambda name=name: self[name], self._fields[name].identity)
-        return view
+                raise MissingField(
+                    f"image {self.id!r}: {reader or 'a step'} needs {name!r}, "
+                    f"which nothing gives (there is: {', '.join(self._fields)})"
+                )
+        return Record(
+            self.id, {name: self._fields[name] for name in names}, reader
+        )  # a Lazy is shared: made once
 
     def _letters(self) -> dict[str, int]:
         known: dict[str, int] = {}
-        for name, value in self._fields.items():
-            if not isinstance(value, Lazy) and hasattr(value, "shape"):
+        for name, held in self._fields.items():
+            value = held.value() if isinstance(held, Lazy) and held.made else held
+            if hasattr(value, "shape"):
                 for letter, n in zip(field_of(name).shape.split(), value.shape):
                     if letter in "RTDK":
                         known.setdefault(letter, int(n))
@@ -175,7 +198,9 @@ def check_field(name: str, value: Any, known: dict[str, int], where: str) -> Non
         else:
             continue
         if n != expected:
-            raise ValueError(f"{where} gives {name!r} with shape {shape}, not ({field.shape}), {letter} = {expected}")
+            raise ValueError(
+                f"{where} gives {name!r} with shape {shape}, not ({field.shape}), {letter} = {expected}"
+            )
 
 
 class Records(Sequence[Record]):

@@ -60,7 +60,9 @@ class Stage:
         version: raised when the same parameters give other numbers than before.
         speed: parameters that change only speed; they are in no cache key.
         files: parameters that may name a file; keys take its content, not its path.
-        arrays: "numpy", or "torch" for tensors on the stage's own device.
+        arrays: "numpy" if a call wants numpy arrays; "torch" if it takes tensors too and gives tensors on
+            its own device.
+        parallel: whether an image costs a core so much that worker processes pay (over 50 ms or so).
     """
 
     needs: Sequence[str] = ()
@@ -70,6 +72,7 @@ class Stage:
     speed: ClassVar[tuple[str, ...]] = ()
     files: ClassVar[tuple[str, ...]] = ()
     arrays: ClassVar[str] = "numpy"
+    parallel: ClassVar[bool] = False
 
     def __call__(self, records: Sequence[Record]) -> list[dict[str, Any]]:
         """New fields for each record. A stage that only gives a state (pre-training) gives no fields."""
@@ -86,7 +89,7 @@ class Stage:
 
     @classmethod
     def param_names(cls) -> list[str]:
-        return [name for name in inspect.signature(cls).parameters]
+        return list(inspect.signature(cls).parameters)
 
     def get_params(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in self.param_names()}
@@ -96,7 +99,9 @@ class Stage:
         names = self.param_names()
         for name, value in params.items():
             if name not in names:
-                raise ValueError(f"{type(self).__name__} has no parameter {name!r}; it has {', '.join(names)}")
+                raise ValueError(
+                    f"{type(self).__name__} has no parameter {name!r}; it has {', '.join(names)}"
+                )
             setattr(self, name, value)
         return self
 
@@ -143,12 +148,19 @@ class Stage:
                 setattr(self, name, value.item() if getattr(value, "ndim", None) == 0 else value)
         if modules:
             self.build_modules(state)
-            for name, tensors in modules.items():
+            import torch
+
+            for name, arrays in modules.items():
+                tensors = {key: torch.as_tensor(value) for key, value in arrays.items()}
                 getattr(self, name).load_state_dict(tensors)
 
     def build_modules(self, state: Mapping[str, Any]) -> None:
         """Set the nn.Module attributes that `state` fills, of the right shapes."""
         raise NotImplementedError(f"{type(self).__name__} learns no module")
+
+    def named(self, param: str) -> State:
+        """The tensors behind a `files` parameter that holds a name (of published weights), not a file."""
+        raise NotImplementedError(f"{type(self).__name__} knows no {param} by name")
 
     # -- states of other steps -------------------------------------------------------------------------
 
@@ -168,11 +180,15 @@ class Stage:
         try:
             return self.__dict__.get("_bound", {})[name]
         except KeyError:
-            raise RuntimeError(f"{type(self).__name__}: the state of step {value.step!r} was not handed over") from None
+            raise RuntimeError(
+                f"{type(self).__name__}: the state of step {value.step!r} was not handed over"
+            ) from None
 
     def __getstate__(self) -> dict[str, Any]:
         """What a joblib worker gets: nothing that was only built for speed (names starting with `_`)."""
-        return {name: value for name, value in vars(self).items() if not name.startswith("_") or name == "_bound"}
+        return {
+            name: value for name, value in vars(self).items() if not name.startswith("_") or name == "_bound"
+        }
 
 
 def _same(a: Any, b: Any) -> bool:

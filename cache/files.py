@@ -1,0 +1,161 @@
+"""One file of named arrays and a header: safetensors, written whole or not at all.
+
+A reader never sees half a file: it is written under a unique temporary name and renamed. The header holds
+the xxh3 of every array, so a flipped bit is found when the file is checked.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import save_file
+
+from ..errors import UserError
+from .keys import digest, digest_value
+
+_DTYPES = {
+    "F64": np.float64,
+    "F32": np.float32,
+    "F16": np.float16,
+    "I64": np.int64,
+    "I32": np.int32,
+    "I16": np.int16,
+    "I8": np.int8,
+    "U64": np.uint64,
+    "U32": np.uint32,
+    "U16": np.uint16,
+    "U8": np.uint8,
+    "BOOL": np.bool_,
+}
+
+
+class Unreadable(Exception):
+    """A file that is there and is not what was written; the message names it."""
+
+
+@dataclass(frozen=True)
+class Slot:
+    """Where an array lies in a file."""
+
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    offset: int
+
+    @property
+    def nbytes(self) -> int:
+        return int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
+
+
+class Opened(NamedTuple):
+    """A file's header, the hash of each array, and where each lies."""
+
+    header: dict[str, Any]
+    digests: dict[str, str]
+    slots: dict[str, Slot]
+
+
+def write(path: Path, arrays: Mapping[str, np.ndarray], header: Mapping[str, Any]) -> Opened:
+    """Write arrays and a JSON header. UserError if the disk is full or may not be written."""
+    # safetensors writes the raw buffer, so an array that is not contiguous would come back wrong
+    contiguous = {name: np.asarray(array, order="C") for name, array in arrays.items()}
+    digests = {name: digest_value(array) for name, array in contiguous.items()}
+    text = json.dumps({"header": header, "digests": digests})
+    with _renamed(path) as temporary:
+        save_file(contiguous, temporary, {"rcnn": text, "xxh3": digest(text)})
+    return open_header(path)
+
+
+def open_header(path: Path) -> Opened:
+    """What a file says of itself. FileNotFoundError if there is no file; Unreadable if it is damaged."""
+    with open(path, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        try:
+            length = int.from_bytes(file.read(8), "little")
+            if length > size:
+                raise ValueError("it ends inside its header")
+            raw = json.loads(file.read(length))
+            said = raw.pop("__metadata__")
+            if digest(said["rcnn"]) != said["xxh3"]:
+                raise ValueError("the bits of its header are not those that were written")
+            slots = {name: _slot(entry, 8 + length) for name, entry in raw.items()}
+            if max((slot.offset + slot.nbytes for slot in slots.values()), default=0) > size:
+                raise ValueError("it is cut short")
+            said = json.loads(said["rcnn"])
+            if said["digests"].keys() != slots.keys():
+                raise ValueError("its header is of other arrays")
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise Unreadable(f"{path} is damaged: {error}") from error
+    return Opened(said["header"], said["digests"], slots)
+
+
+def read_arrays(path: Path, slots: Mapping[str, Slot]) -> dict[str, np.ndarray]:
+    """The arrays of these slots, read straight into memory of their own."""
+    with open(path, "rb") as file:
+        return {name: _read(file, slot, path) for name, slot in slots.items()}
+
+
+def check(path: Path, arrays: Mapping[str, np.ndarray], digests: Mapping[str, str]) -> None:
+    """Unreadable unless each array has the hash that was noted when it was written."""
+    for name, array in arrays.items():
+        if digest_value(array) != digests[name]:
+            raise Unreadable(f"{path} is damaged: the bits of {name!r} are not those that were written")
+
+
+def read(path: Path) -> dict[str, np.ndarray]:
+    """All arrays of a file, checked. FileNotFoundError if there is no file; Unreadable if it is damaged."""
+    opened = open_header(path)
+    arrays = read_arrays(path, opened.slots)
+    check(path, arrays, opened.digests)
+    return arrays
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a small JSON file whole or not at all. UserError if it cannot be written."""
+    with _renamed(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=1) + "\n")
+
+
+@contextmanager
+def _renamed(path: Path) -> Iterator[Path]:
+    """A unique temporary file that takes the place of `path` when all went well, and goes when not."""
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield temporary
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except (OSError, SafetensorError) as error:  # safetensors wraps the system's error in its own
+        raise UserError(f"cannot write {path}: {getattr(error, 'strerror', None) or error}") from error
+
+
+def folder_size(path: Path) -> int:
+    """Bytes of all files below a folder."""
+    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+
+
+def _slot(entry: Mapping[str, Any], base: int) -> Slot:
+    start, end = entry["data_offsets"]
+    slot = Slot(np.dtype(_DTYPES[entry["dtype"]]), tuple(entry["shape"]), base + start)
+    if slot.nbytes != end - start:
+        raise ValueError("its header contradicts itself")
+    return slot
+
+
+def _read(file: BinaryIO, slot: Slot, path: Path) -> np.ndarray:
+    file.seek(slot.offset)
+    count = int(np.prod(slot.shape, dtype=np.int64))
+    flat = np.fromfile(file, slot.dtype, count)
+    if flat.size != count:
+        raise Unreadable(f"{path} is damaged: it is cut short")
+    return flat.reshape(slot.shape)

@@ -1,0 +1,150 @@
+"""Pictures of what steps gave, drawn by matplotlib without a display."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import UserError
+from ..stages.boxes import decode
+from ..stages.record import Record
+from .wrap import host
+
+MANY = 200  # boxes in one picture, at most
+INCH = 6.0
+
+
+def detections(
+    record: Record, classes: Sequence[str], path: Path, min_score: float = 0.0, truth: bool = False
+) -> None:
+    """Draw an image's detections with class and score, best on top; `truth`: annotated boxes in white too."""
+    figure, (axes,) = _figure(record, 1)
+    if truth:
+        for box in host(record["truth_boxes"]):
+            _box(axes, box, "white", dashed=True)
+    _draw_detections(axes, record, classes, min_score)
+    _save(figure, path)
+
+
+def step(record: Record, fields: Sequence[str], classes: Sequence[str], path: Path) -> None:
+    """Draw what a step gave for an image, a panel a field; what has no picture of its own is a matrix."""
+    named = [field for field in fields if not (field == "objectness" or field.startswith("det_"))]
+    if "det_boxes" in fields:
+        named.append("det_boxes")
+    figure, panels = _figure(record, len(named))
+    for axes, field in zip(panels, named):
+        _DRAW.get(field.split(".")[0], _draw_matrix)(axes, record, classes, field)
+        axes.set_title(field, fontsize=9)
+    _save(figure, path)
+
+
+def _draw_boxes(axes: Any, record: Record, classes: Sequence[str], field: str) -> None:
+    boxes = host(record[field])
+    for rank, box in reversed(list(enumerate(boxes[:MANY]))):  # the best drawn last, on top
+        _box(axes, box, _shade(rank / max(1, min(MANY, len(boxes)) - 1)), width=0.8)
+    axes.set_xlabel(f"the first {min(MANY, len(boxes))} of {len(boxes)}, best in yellow", fontsize=8)
+
+
+def _draw_scores(axes: Any, record: Record, classes: Sequence[str], field: str) -> None:
+    boxes, scores = host(record["boxes"]), host(record["scores"])
+    for k in range(scores.shape[1] if len(scores) else 0):
+        best = int(scores[:, k].argmax())
+        _box(axes, boxes[best], _colour(k), f"{_class(classes, k + 1)} {scores[best, k]:.2f}")
+    axes.set_xlabel("the best box of each class, before suppression", fontsize=8)
+
+
+def _draw_deltas(axes: Any, record: Record, classes: Sequence[str], field: str) -> None:
+    boxes, deltas = host(record["boxes"]), host(record["deltas"])
+    for k in range(deltas.shape[1]):
+        for box, moved in zip(boxes[:8], decode(boxes[:8], deltas[:8, k])):
+            _box(axes, box, "white", width=0.8, dashed=True)
+            _box(axes, moved, _colour(k), width=1.2)
+    axes.set_xlabel("the first 8 boxes (dashed) and where each class moves them", fontsize=8)
+
+
+def _draw_detected(axes: Any, record: Record, classes: Sequence[str], field: str) -> None:
+    _draw_detections(axes, record, classes, 0.0)
+
+
+def _draw_matrix(axes: Any, record: Record, classes: Sequence[str], field: str) -> None:
+    values = np.asarray(host(record[field]), np.float32)
+    rows = values.reshape(len(values), -1)[:MANY]
+    axes.clear()
+    if rows.size:
+        axes.imshow(rows[:, :: max(1, rows.shape[1] // 600)], aspect="auto", vmax=np.percentile(rows, 99.5))
+    axes.set_ylabel("row", fontsize=8)
+    axes.set_xlabel(f"{values.shape[0]} rows x {rows.shape[1]} values, thinned", fontsize=8)
+
+
+_DRAW: dict[str, Callable[[Any, Record, Sequence[str], str], None]] = {
+    "boxes": _draw_boxes,
+    "scores": _draw_scores,
+    "deltas": _draw_deltas,
+    "det_boxes": _draw_detected,
+}
+
+
+def _draw_detections(axes: Any, record: Record, classes: Sequence[str], min_score: float) -> None:
+    boxes, scores, labels = (host(record[f"det_{name}"]) for name in ("boxes", "scores", "labels"))
+    shown = np.flatnonzero(scores >= min_score)[:MANY]
+    for i in shown[::-1]:
+        _box(axes, boxes[i], _colour(labels[i] - 1), f"{_class(classes, labels[i])} {scores[i]:.2f}")
+    axes.set_xlabel(f"{len(shown)} of {len(scores)} detections, score from {min_score:g} on", fontsize=8)
+
+
+def _figure(record: Record, n: int) -> tuple[Any, list[Any]]:
+    from matplotlib.figure import Figure
+
+    image = record["image"]
+    height, width = image.shape[:2]
+    tall = INCH * float(np.clip(height / width, 0.3, 2.5))
+    figure = Figure(figsize=(INCH * max(n, 1), tall + 0.6), dpi=120, layout="constrained")
+    panels = list(figure.subplots(1, max(n, 1), squeeze=False)[0])
+    for axes in panels:
+        axes.imshow(image, interpolation="none")
+        axes.set_xticks([])
+        axes.set_yticks([])
+    figure.suptitle(record.id, fontsize=9)
+    return figure, panels
+
+
+def _save(figure: Any, path: Path) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def _box(axes: Any, box: Any, colour: Any, text: str = "", width: float = 1.8, dashed: bool = False) -> None:
+    from matplotlib.patches import Rectangle
+
+    x0, y0, x1, y1 = (float(v) - 0.5 for v in box)  # imshow puts pixel centres at whole numbers
+    style = "--" if dashed else "-"
+    axes.add_patch(
+        Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, edgecolor=colour, linewidth=width, linestyle=style)
+    )
+    if text:
+        back = {"facecolor": colour, "edgecolor": "none", "alpha": 0.75, "pad": 0.8}
+        axes.text(
+            x0, y0, text, fontsize=6, color="black", bbox=back, verticalalignment="bottom", clip_on=True
+        )
+
+
+def _class(classes: Sequence[str], label: int) -> str:
+    return classes[label - 1] if 0 < label <= len(classes) else str(label)
+
+
+def _colour(k: int) -> Any:
+    from matplotlib import colormaps
+
+    return colormaps["tab20"]((k * 2 + k // 10) % 20)
+
+
+def _shade(fraction: float) -> Any:
+    from matplotlib import colormaps
+
+    return colormaps["viridis"](1.0 - fraction)

@@ -1,0 +1,280 @@
+"""Named steps in a row, checked when they are put together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ..stages.record import Record, Records, field_of
+from ..stages.stage import Stage
+
+SOURCES = (
+    "image",
+    "size",
+    "truth_boxes",
+    "truth_labels",
+    "truth_difficult",
+    "truth_crowd",
+    "truth_areas",
+    "truth_masks",
+)  # what a data set may give
+DETECTIONS = ("det_boxes", "det_scores", "det_labels")
+
+
+class Again:
+    """The stage of an earlier step once more, on other fields.
+
+    `Again("features", boxes="truth_boxes", features="truth_features")` computes the features of the annotated
+    boxes exactly as those of the proposals, and into fields that nothing used in detection can read.
+
+    step: name of the earlier step.
+    fields: field, or first part of a dotted one, of that stage -> the field it stands for here.
+    """
+
+    def __init__(self, step: str, **fields: str):
+        self.step = step
+        self.fields = fields
+
+    def __repr__(self) -> str:
+        return f"Again({self.step!r}, {', '.join(f'{k}={v!r}' for k, v in self.fields.items())})"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step: a name, a stage (or Again), and how the pipeline treats it.
+
+    keep: whether the cache holds what it gives; a cheap step is made again from its inputs instead.
+    data: what its fit learns from, where that is not the pipeline's own data (pre-training).
+    """
+
+    name: str
+    stage: Stage | Again
+    keep: bool = True
+    data: Records | None = None
+
+
+class Renamed(Stage):
+    """A stage on other fields; what Again becomes in a pipeline. It learns nothing of its own."""
+
+    def __init__(self, stage: Stage, fields: Mapping[str, str]):
+        self.stage = stage
+        self.fields = fields
+
+    @property
+    def needs(self) -> tuple[str, ...]:  # type: ignore[override]
+        return tuple(self.outer(name) for name in self.stage.needs)
+
+    @property
+    def gives(self) -> tuple[str, ...]:  # type: ignore[override]
+        return tuple(self.outer(name) for name in self.stage.gives)
+
+    @property
+    def learned(self) -> bool:
+        return False
+
+    @property
+    def arrays(self) -> str:  # type: ignore[override]
+        return self.stage.arrays
+
+    def outer(self, name: str) -> str:
+        """The field here for a field of the stage."""
+        first, dot, rest = name.partition(".")
+        return self.fields.get(name, self.fields.get(first, first) + dot + rest)
+
+    def __call__(self, records: Sequence[Record]) -> list[dict[str, Any]]:
+        inner = [Record(r.id, {n: r.raw(self.outer(n)) for n in self.stage.needs}, r.reader) for r in records]
+        return [{self.outer(n): value for n, value in fields.items()} for fields in self.stage(inner)]
+
+
+class Pipeline:
+    """A detector as a row of named steps.
+
+    steps: (name, stage) pairs or Step objects, in order.
+    name: of the recipe.
+    outputs: the fields that a call gives; what only training needs is not run for them.
+    Raises ValueError, naming the step and the field, if the steps cannot work together.
+    """
+
+    def __init__(
+        self,
+        steps: Iterable[Step | tuple[str, Stage | Again]],
+        *,
+        name: str = "pipeline",
+        outputs: Sequence[str] = DETECTIONS,
+    ):
+        self.steps = [step if isinstance(step, Step) else Step(*step) for step in steps]
+        self.name = name
+        self.outputs = tuple(outputs)
+        self.classes: tuple[str, ...] = ()
+        self.keys: dict[str, str] = {}  # of fitted steps: step -> state key
+        self.check()
+
+    # -- looking into it -----------------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def __iter__(self) -> Iterator[Step]:
+        return iter(self.steps)
+
+    def __getitem__(self, item: str | slice) -> Any:
+        """A step's stage by name; or the pipeline up to and with a step: `pipeline[:"features"]`."""
+        if isinstance(item, str):
+            return self.stage(item)
+        if item.start is not None or item.step is not None or not isinstance(item.stop, str):
+            raise ValueError('a pipeline is sliced as pipeline[:"step"], from its beginning')
+        last = self.index(item.stop)
+        part = Pipeline(self.steps[: last + 1], name=self.name, outputs=self.stage(item.stop).gives)
+        part.classes, part.keys = self.classes, dict(self.keys)
+        return part
+
+    def index(self, name: str) -> int:
+        """Position of a step. ValueError if there is none of that name."""
+        for i, step in enumerate(self.steps):
+            if step.name == name:
+                return i
+        raise ValueError(f"{self.name} has no step {name!r}; it has {', '.join(s.name for s in self.steps)}")
+
+    def stage(self, name: str) -> Stage:
+        """The stage of a step; a step that is Again shows as the Renamed stage it stands for."""
+        stage = self.steps[self.index(name)].stage
+        if isinstance(stage, Again):
+            return Renamed(self.stage(stage.step), stage.fields)
+        return stage
+
+    def authors(self) -> dict[str, str]:
+        """Field -> the step that writes it."""
+        return {field: step.name for step in self.steps for field in self.stage(step.name).gives}
+
+    def needed(self, fields: Iterable[str]) -> list[str]:
+        """The steps that a call must run to give these fields, in order."""
+        authors = self.authors()
+        wanted: set[str] = set()
+        todo = [authors[field] for field in fields if field in authors]
+        while todo:
+            step = todo.pop()
+            if step not in wanted:
+                wanted.add(step)
+                todo += [authors[field] for field in self.stage(step).needs if field in authors]
+        return [step.name for step in self.steps if step.name in wanted]
+
+    def taught(self, fields: Iterable[str]) -> list[str]:
+        """The steps that must have learned before these fields can be given, in order."""
+        wanted: set[str] = set()
+        todo = self.needed(fields)
+        while todo:
+            name = todo.pop()
+            stage = self.stage(name)
+            base = self.steps[self.index(name)].stage
+            more = [base.step] if isinstance(base, Again) else []
+            more += [ref.step for ref in stage.refs().values()] if not isinstance(stage, Renamed) else []
+            if stage.learned and name not in wanted:
+                wanted.add(name)
+                more += self.needed([*stage.needs, *stage.learns])
+            todo += [step for step in more if step not in wanted]
+        return [step.name for step in self.steps if step.name in wanted]
+
+    # -- parameters ----------------------------------------------------------------------------------
+
+    def get_params(self) -> dict[str, Any]:
+        """All parameters as `step__parameter`."""
+        return {
+            f"{step.name}__{name}": value
+            for step in self.steps
+            if isinstance(step.stage, Stage)
+            for name, value in step.stage.get_params().items()
+        }
+
+    def set_params(self, **params: Any) -> Pipeline:
+        """Change parameters by `step__parameter`; what was learned with the old ones is forgotten."""
+        stages = {step.name: step.stage for step in self.steps}
+        for key, value in params.items():
+            step, two, name = key.partition("__")
+            if not two or not isinstance(stages.get(step), Stage):
+                names = ", ".join(s.name for s in self.steps if isinstance(s.stage, Stage))
+                raise ValueError(f"{key!r} names no parameter: write step__parameter, with a step of {names}")
+            stages[step] = stages[step].clone().set_params(**{name: value})  # type: ignore[union-attr]
+        before = self.steps
+        self.steps = [replace(step, stage=stages[step.name]) for step in self.steps]
+        try:
+            self.check()
+        except ValueError:
+            self.steps = before
+            raise
+        if params:
+            self.keys = {}
+        return self
+
+    # -- checks --------------------------------------------------------------------------------------
+
+    def check(self) -> None:
+        """ValueError, in one sentence that names step and field, if the steps cannot work together."""
+        seen: list[str] = []
+        given: dict[str, str] = {}
+        for step in self.steps:
+            if step.name in seen or not step.name.isidentifier() or "__" in step.name:
+                raise ValueError(f"step name {step.name!r} is taken or is no plain name")
+            if isinstance(step.stage, Again) and step.stage.step not in seen:
+                raise ValueError(f"step {step.name!r} is {step.stage.step!r} again, which is no earlier step")
+            stage = self.stage(step.name)
+            self._check_stage(step.name, stage, seen, given)
+            given.update(dict.fromkeys(stage.gives, step.name))
+            seen.append(step.name)
+        self._check_outputs(given)
+
+    def _check_stage(self, name: str, stage: Stage, seen: list[str], given: Mapping[str, str]) -> None:
+        kind = type(stage.stage if isinstance(stage, Renamed) else stage).__name__
+        try:
+            stage.validate()
+        except ValueError as error:
+            raise ValueError(f"step {name!r} ({kind}): {error}") from error
+        own_data = self.steps[self.index(name)].data is not None
+        for field in [] if own_data else [*stage.needs, *stage.learns]:
+            if field not in given and field not in SOURCES:
+                raise ValueError(
+                    f"step {name!r} ({kind}) needs {field!r}, which no earlier step gives "
+                    f"(they give {', '.join(given) or 'nothing'})"
+                )
+        for field in stage.gives:
+            field_of(field)
+            if field in given or field in SOURCES:
+                author = given.get(field, "the data set")
+                raise ValueError(f"step {name!r} ({kind}) writes {field!r}, which {author} writes already")
+        refs = {} if isinstance(stage, Renamed) else stage.refs()
+        for param, ref in refs.items():
+            if ref.step not in seen or not self.stage(ref.step).learned:
+                raise ValueError(
+                    f"step {name!r} ({kind}): {param} takes the state of {ref.step!r}, "
+                    "which is no earlier step that learns"
+                )
+
+    def _check_outputs(self, given: Mapping[str, str]) -> None:
+        for field in self.outputs:
+            if field not in given:
+                raise ValueError(f"{self.name} is to give {field!r}, which no step gives")
+        if any(field.startswith("truth") for field in self.outputs):
+            return
+        for name in self.needed(self.outputs):
+            for field in self.stage(name).needs:
+                if field.startswith("truth"):
+                    raise ValueError(f"step {name!r} reads {field!r} in detection, where there is no truth")
+
+    # -- use -----------------------------------------------------------------------------------------
+
+    def fit(self, data: Records, **options: Any) -> Pipeline:
+        """Learn every step that detection needs from a data set, through the cache; see `run.Run`."""
+        from .run import Run
+
+        Run(self, **options).fit(data)
+        return self
+
+    def __call__(self, image: Any, **options: Any) -> Record:
+        """Detections in one image: a path, an H W 3 uint8 RGB array, or a Record. Uses no cache."""
+        from .run import Run
+
+        return Run(self, cache=None, **options).one(image)
+
+    def __repr__(self) -> str:
+        rows = "".join(f"\n  ({step.name!r}, {step.stage!r})," for step in self.steps)
+        return f"Pipeline([{rows}\n], name={self.name!r})"

@@ -1,0 +1,5 @@
+"""One file a paper: a function that puts its steps in a row. Two files differ as their two papers do."""
+
+from .rcnn import rcnn
+
+__all__ = ["rcnn"]

@@ -1,0 +1,60 @@
+"""R-CNN: Girshick et al., Rich feature hierarchies for accurate object detection, CVPR 2014."""
+
+from __future__ import annotations
+
+from ...stages.classifiers.svm import LinearSVMs
+from ...stages.features.fc import FCLayers
+from ...stages.features.warp import WarpedCNN
+from ...stages.nets.backbones import layers_of
+from ...stages.proposals.selective_search import SelectiveSearch
+from ...stages.regressors.ridge import RidgeBoxRegressors
+from ...stages.stage import Ref
+from ...stages.suppression.nms import PerClassNMS
+from ..pipeline import Again, Pipeline, Step
+from .pretraining import pretraining
+
+
+def rcnn(
+    backbone: str = "alexnet",
+    weights: str | Ref | None = "DEFAULT",
+    layer: str | None = None,
+    proposals: int = 2000,
+    box_regression: bool = True,
+) -> Pipeline:
+    """Selective search, CNN features of warped proposals, linear SVMs, ridge box regressors, greedy NMS.
+
+    backbone: a torchvision classification net, `timm:NAME`, or `shapenet`, which is trained on the spot.
+    weights: a torchvision weights name, a file, the Ref of a step that learns them, or None (random).
+    layer: that the SVMs see; default fc7 where the net has it (section 2.2), else pool5.
+    proposals: the most boxes an image (section 2.1).
+    box_regression: whether boxes are refined, from pool5 (appendix C).
+    """
+    layer = layer or ("fc7" if "fc7" in layers_of(backbone) else "pool5")
+    before, weights = pretraining(backbone, weights)
+    net = {"backbone": backbone, "weights": weights}
+    from_map = layer in ("pool5", "gap")
+    kept = [layer] if from_map else ["pool5"]  # fc6 and fc7 are made from pool5, as in the authors' code
+    if box_regression and "pool5" not in kept:
+        kept.append("pool5")
+    above = (
+        []
+        if from_map
+        else [
+            Step("fc", FCLayers(**net, layers=(layer,)), keep=False),
+            Step("truth_fc", Again("fc", features="truth_features"), keep=False),
+        ]
+    )
+    regressor = [("regressor", RidgeBoxRegressors(layer="pool5"))] if box_regression else []
+    return Pipeline(
+        [
+            *before,
+            ("proposals", SelectiveSearch(top=proposals)),
+            ("features", WarpedCNN(**net, layers=tuple(kept))),
+            ("truth_features", Again("features", boxes="truth_boxes", features="truth_features")),
+            *above,
+            ("classifier", LinearSVMs(layer=layer)),
+            *regressor,
+            ("suppression", PerClassNMS(deltas=box_regression)),
+        ],
+        name="rcnn",
+    )

@@ -1,0 +1,363 @@
+"""The loop: chunks of images through all steps, a barrier only before a fit.
+
+Keys (see ARCHITECTURE.md):
+    method key: class, version, keyed parameters, content of parameter files, states and methods it reads.
+    state key:  the method key, the class names, and every field that fit reads of every image.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cached_property, partial
+from itertools import pairwise, takewhile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..cache.keys import digest, digest_file, digest_value
+from ..cache.store import Shelf, Store
+from ..errors import UserError
+from ..stages.record import Record, Records
+from ..stages.stage import NoCheckpoint, Ref, Stage, State
+from .pipeline import Again, Pipeline, Renamed, Step
+from .progress import Bars
+from .wrap import Cached, Clock, Derived, Timed, host, inputs_digest
+
+DEFAULT = "default"
+CHUNK = 16  # images that are in memory at once, at least
+
+
+class Run:
+    """A pipeline at work: with a cache, a device, worker processes and a clock.
+
+    cache: folder; DEFAULT for $RCNN_CACHE or the user's cache folder; None for no cache.
+    device: for stages made of torch ("auto", "cpu", "cuda", "cuda:1"); None leaves what they say.
+    jobs: worker processes for stages whose images cost a core much; default: all cores.
+    progress: draw progress bars on stderr; default: where stderr is a terminal.
+    """
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        *,
+        cache: str | Path | None = DEFAULT,
+        device: str | None = None,
+        jobs: int | None = None,
+        progress: bool | None = None,
+    ):
+        self.pipeline = pipeline
+        self.store = None if cache is None else Store(None if cache == DEFAULT else cache)
+        self.device = device
+        self.jobs = jobs or len(os.sched_getaffinity(0))
+        self.bars = Bars(sys.stderr.isatty() if progress is None else progress)
+        self.clock = Clock()
+        self._method_keys: dict[str, str] = {}
+        self._wrapped: dict[str, Cached | Derived] = {}
+        if device is not None:
+            for step in pipeline:
+                if isinstance(step.stage, Stage) and "device" in step.stage.param_names():
+                    step.stage.set_params(device=device)  # changes only speed, so nothing learned is stale
+
+    # -- use -------------------------------------------------------------------------------------------
+
+    def fit(self, data: Records, fields: Iterable[str] | None = None) -> None:
+        """Learn every step that these fields (default: the outputs) need, or load what was learned before.
+
+        UserError if the data set has no images or no classes.
+        """
+        if not len(data):
+            raise UserError("the data set has no images")
+        if not data.classes:
+            raise UserError("the data set has no annotations to learn from")
+        self.pipeline.classes, self.pipeline.keys = tuple(data.classes), {}
+        self._method_keys, self._wrapped = {}, {}
+        with self.bars:
+            for name in self.pipeline.taught(fields or self.pipeline.outputs):
+                self._learn(name, data)
+
+    def fit_apart(self, fields: Iterable[str]) -> None:
+        """Learn what these fields need and has data of its own. UserError if they need more than that."""
+        for name in self.pipeline.taught(fields):
+            data = self.pipeline.steps[self.pipeline.index(name)].data
+            if data is None:
+                raise UserError(
+                    f"step {name!r} has learned nothing yet: train the recipe first, and name the RUN"
+                )
+            with self.bars:
+                self._learn(name, data)
+
+    def over(
+        self,
+        data: Records,
+        fields: Iterable[str],
+        *,
+        only: str | None = None,
+        indices: Sequence[int] | None = None,
+    ) -> Iterator[Record]:
+        """Every image's record with these fields, in order.
+
+        only: compute nothing but this step; UserError if the cache lacks something that it needs.
+        indices: of the images to take, default all.
+        """
+        steps = self.pipeline.needed(fields)
+        self._check_learned(steps)
+        order = range(len(data)) if indices is None else indices
+        with self.bars:
+            for name in steps:
+                self.bars.start(name, len(order))
+            size = max(CHUNK, 4 * self.jobs)
+            for begin in range(0, len(order), size):
+                yield from self._chunk(steps, [data[i] for i in order[begin : begin + size]], only)
+        if self.store:
+            for name in steps:
+                if self.pipeline.steps[self.pipeline.index(name)].keep:
+                    self.shelf(name).pack()
+
+    def one(self, image: Any, fields: Iterable[str] | None = None) -> Record:
+        """One image (path, H W 3 uint8 RGB array or Record) with these fields (default: the outputs)."""
+        wanted = tuple(fields or self.pipeline.outputs)
+        record = image if isinstance(image, Record) else as_record(image)
+        steps = self.pipeline.needed(wanted)
+        self._check_learned(steps)
+        for name in steps:
+            (record,) = self._through(name, [record])
+        for name in wanted:
+            record[name]  # made now, so that what fails fails here
+        return record
+
+    # -- one step --------------------------------------------------------------------------------------
+
+    def _chunk(self, steps: list[str], records: list[Record], only: str | None) -> Iterator[Record]:
+        """A chunk of images through all steps: side by side where that is worth processes, else each alone.
+
+        Alone, so that no more than one image's features are in memory.
+        """
+        ahead = list(takewhile(lambda name: self.pipeline.stage(name).parallel, steps))
+        for name in ahead:
+            records = self._through(name, records, only)
+        for record in records:
+            done = [record]
+            for name in steps[len(ahead) :]:
+                done = self._through(name, done, only)
+            yield from done
+
+    def _through(self, name: str, records: list[Record], only: str | None = None) -> list[Record]:
+        step = self.wrapped(name)
+        lacking = [r.id for r in records if not step.has(r)] if only not in (None, name) else []
+        if lacking:
+            raise UserError(
+                f"image {lacking[0]!r}: step {only!r} alone cannot run, since the cache lacks "
+                f"what step {name!r} gives; run with --until {name} first"
+            )
+        done = []
+        for record, fields in zip(records, step.stream(records)):
+            done.append(record.add(fields, f"step {name!r}"))
+            self.bars.advance(name, reused=self.clock[name].reused)
+        return done
+
+    def wrapped(self, name: str) -> Cached | Derived:
+        """The step with its clock and cache round it."""
+        if name not in self._wrapped:
+            step = self.pipeline.steps[self.pipeline.index(name)]
+            stage = self.pipeline.stage(name)
+            self._bind(stage)
+            timed = Timed(name, stage, self.clock, self.jobs)
+            if self.store is None or not step.keep:
+                self._wrapped[name] = Derived(timed, "" if self.store is None else self.key(name))
+            else:
+                self._wrapped[name] = Cached(timed, self.shelf(name), partial(self._describe, name))
+        return self._wrapped[name]
+
+    def _bind(self, stage: Stage) -> None:
+        inner = stage.stage if isinstance(stage, Renamed) else stage
+        for param, ref in inner.refs().items():
+            inner.bind(param, self.pipeline.stage(ref.step).state())
+
+    def _check_learned(self, steps: Iterable[str]) -> None:
+        authored = [field for step in steps for field in self.pipeline.stage(step).gives]
+        missing = [name for name in self.pipeline.taught(authored) if name not in self.pipeline.keys]
+        if missing:
+            raise UserError(f"step {missing[0]!r} has learned nothing yet: train the pipeline first")
+
+    # -- learning --------------------------------------------------------------------------------------
+
+    def _learn(self, name: str, data: Records) -> None:
+        step = self.pipeline.steps[self.pipeline.index(name)]
+        stage = self.pipeline.stage(name)
+        if name in self.pipeline.keys:
+            return
+        records = FitRecords(self, name, step.data or data, own=step.data is not None)
+        records.prepare()
+        self._bind(stage)
+        key = self._state_key(name, records)
+        shelf = self.store.shelf(name, key) if self.store else None
+        state = shelf.load_state() if shelf else None
+        if state is None:
+            self._fit(step, stage, records, shelf, key)
+        else:
+            self.clock[name].reused += 1
+            stage.load_state(state)
+        self.pipeline.keys[name] = key
+
+    def _fit(self, step: Step, stage: Stage, records: FitRecords, shelf: Shelf | None, key: str) -> None:
+        text = f"fit {step.name}"
+        self.bars.start(text, len(records))
+        start = time.perf_counter()
+        if shelf is None:
+            stage.fit(records, NoCheckpoint())
+        else:
+            self._describe(step.name, key)
+            stage.fit(records, ShelfCheckpoint(shelf, partial(self.bars.update, text)))
+            shelf.save_state(on_host(stage.state()))
+            shelf.drop_state("checkpoint")
+        self.clock[step.name].fit_seconds += time.perf_counter() - start
+
+    # -- keys ------------------------------------------------------------------------------------------
+
+    def key(self, name: str) -> str:
+        """The key under which the cache keeps what a step gives."""
+        return self.pipeline.keys[name] if self.pipeline.stage(name).learned else self.method_key(name)
+
+    def shelf(self, name: str) -> Shelf:
+        """The step's shelf. Only where there is a cache."""
+        assert self.store is not None
+        return self.store.shelf(name, self.key(name))
+
+    def method_key(self, name: str) -> str:
+        """Class, version, keyed parameters, and keys of the states and the methods that the step reads."""
+        if name not in self._method_keys:
+            self._method_keys[name] = digest_value(self._method(name))
+        return self._method_keys[name]
+
+    def _method(self, name: str) -> dict[str, Any]:
+        stage = self.pipeline.stage(name)
+        inner = stage.stage if isinstance(stage, Renamed) else stage
+        step = self.pipeline.steps[self.pipeline.index(name)]
+        authors = self.pipeline.authors()
+        read = () if step.data is not None else tuple(stage.needs)
+        return {
+            "class": f"{type(inner).__module__}.{type(inner).__qualname__}",
+            "version": inner.version,
+            "parameters": {key: self._keyed(inner, key, value) for key, value in inner.key_params().items()},
+            "again": [self.key(step.stage.step), step.stage.fields] if isinstance(step.stage, Again) else [],
+            "reads": {field: self.key(authors[field]) for field in read if field in authors},
+        }
+
+    def _keyed(self, stage: Stage, name: str, value: Any) -> Any:
+        if isinstance(value, Ref):
+            return {"state": self.pipeline.keys[value.step]}
+        if name in stage.files and isinstance(value, str) and Path(value).is_file():
+            return {"content": digest_file(value)}
+        return value
+
+    def _state_key(self, name: str, records: FitRecords) -> str:
+        parts = [self.method_key(name), *records.classes]
+        for record in records:
+            parts += [record.id, inputs_digest(record, record)]
+        return digest(*parts)
+
+    # -- about.json ------------------------------------------------------------------------------------
+
+    def _describe(self, name: str, key: str | None = None) -> None:
+        assert self.store is not None
+        key = key or self.key(name)
+        about = {
+            "step": name,
+            "key": key,
+            "recipe": self.pipeline.name,
+            "method_key": self.method_key(name),
+            **self._method(name),
+            "classes": list(self.pipeline.classes) if self.pipeline.stage(name).learned else [],
+            "made": time.strftime("%Y-%m-%d %H:%M:%S"),
+        }
+        self.store.shelf(name, key).describe(about, self._environment)
+
+    @cached_property
+    def _environment(self) -> dict[str, Any]:
+        from importlib.metadata import version
+
+        names = ("numpy", "torch", "torchvision", "scikit-learn", "opencv-contrib-python-headless")
+        found = {}
+        for package in names:
+            try:
+                found[package] = version(package)
+            except ModuleNotFoundError:
+                found[package] = "absent"
+        return {"software": found, "device": self.device or "auto", "threads": len(os.sched_getaffinity(0))}
+
+
+class FitRecords(Records):
+    """What a fit is handed: each record with just the fields that the stage declares, made when asked for."""
+
+    def __init__(self, run: Run, name: str, data: Records, *, own: bool):
+        self.run = run
+        self.data = data
+        self.classes = tuple(data.classes)
+        stage = run.pipeline.stage(name)
+        self.fields = (*stage.needs, *stage.learns)
+        self.reader = f"fit of step {name!r} ({type(stage).__name__})"
+        self.steps = [] if own else run.pipeline.needed(self.fields)
+        ids = [record.id for record in data]
+        self.order = sorted(range(len(ids)), key=ids.__getitem__)
+        twice = [a for a, b in pairwise(self.order) if ids[a] == ids[b]]
+        if twice:
+            raise UserError(f"two images of the data set have the id {ids[twice[0]]!r}")
+
+    def prepare(self) -> None:
+        """Fill the cache with what will be read, so that the fit itself streams."""
+        if self.steps:
+            fields = [field for step in self.steps for field in self.run.pipeline.stage(step).gives]
+            deque(self.run.over(self.data, fields), maxlen=0)
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, index: Any) -> Any:
+        record = self.data[self.order[index]]
+        for name in self.steps:
+            (fields,) = self.run.wrapped(name)([record])
+            record = record.add(fields, f"step {name!r}")
+        return record.only(self.fields, self.reader)
+
+
+class ShelfCheckpoint:
+    """Saves a fit's progress beside its state to be, at most every `every` seconds."""
+
+    def __init__(self, shelf: Shelf, update: Callable[[int, int, str], None], every: float = 20.0):
+        self.shelf = shelf
+        self.update = update
+        self.every = every
+        self._saved = time.monotonic()
+
+    def load(self) -> State | None:
+        return self.shelf.load_state("checkpoint")
+
+    def save(self, make: Callable[[], State], *, now: bool = False) -> None:
+        if now or time.monotonic() - self._saved >= self.every:
+            self.shelf.save_state(on_host(make()), "checkpoint")
+            self._saved = time.monotonic()
+
+    def progress(self, done: int, total: int, text: str = "") -> None:
+        self.update(done, total, text)
+
+
+def on_host(state: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """A state as numpy arrays, numbers as arrays of no dimension."""
+    return {name: np.asarray(host(value)) for name, value in state.items()}
+
+
+def as_record(image: Any) -> Record:
+    """The record of an image that is in no data set. UserError if a file cannot be read."""
+    if isinstance(image, (str, Path)):
+        from ..stages.datasets.folder import Files
+
+        return Files([image])[0]
+    array = np.ascontiguousarray(image)
+    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3:
+        raise UserError(f"an image is H W 3 uint8 RGB, not {array.dtype} {array.shape}")
+    return Record("image", {"image": array, "size": np.array(array.shape[:2], np.int64)})

@@ -1,0 +1,57 @@
+"""Images without truth: a folder of them, or a list of files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from ...errors import UserError
+from ..record import Record, Records
+from .image_file import SUFFIXES, image_fields
+
+
+class Files(Records):
+    """Image files, turned upright as their EXIF orientation says: there are no boxes that this could move.
+
+    paths: image files. One named twice is there once.
+    Ids are the paths relative to the folder that holds them all. Gives image and size. UserError for a file
+    that is not there.
+    """
+
+    classes: tuple[str, ...] = ()
+
+    def __init__(self, paths: Iterable[str | Path]):
+        files = sorted({Path(os.path.abspath(path)) for path in paths})
+        for file in files:
+            if not file.is_file():
+                raise UserError(f"there is no image {file}")
+        if not files:
+            raise UserError("no image is named")
+        top = Path(os.path.commonpath([file.parent for file in files]))
+        self._entries = sorted((file.relative_to(top).as_posix(), file) for file in files)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __getitem__(self, index: Any) -> Any:
+        id, path = self._entries[index]
+        return Record(id, image_fields(path, upright=True))
+
+
+class Folder(Files):
+    """All images below a folder, hidden ones excepted; otherwise as Files.
+
+    path: the folder; ids are relative to it. UserError if it is no folder or holds no image.
+    """
+
+    def __init__(self, path: str | Path):
+        top = Path(path)
+        if not top.is_dir():
+            raise UserError(f"there is no folder {path}")
+        files = [file for file in top.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file()]
+        names = [(file.relative_to(top).as_posix(), file) for file in files]
+        self._entries = sorted((id, file) for id, file in names if not f"/{id}".count("/."))
+        if not self._entries:
+            raise UserError(f"there is no image below {path}")

@@ -1,0 +1,96 @@
+"""An image file as H W 3 uint8 RGB, through Pillow."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...errors import UserError
+from ..record import Lazy
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
+ORIENTATION = 0x0112  # the EXIF tag
+TURNED = (5, 6, 7, 8)  # its values that exchange height and width
+
+
+def read_image(path: str | Path, upright: bool = False) -> Any:
+    """The image, H W 3 uint8 RGB.
+
+    Grey, palette and CMYK become RGB, 16 bits the upper 8 of them, transparency is laid on white; of an
+    animation, the first frame.
+    upright: turn the picture as its EXIF orientation says. Off, because boxes of VOC and COCO are in stored
+        pixels.
+    UserError, naming the file, if it is missing, unreadable, cut short or of 32 bits a channel.
+    """
+    return _opened(path, lambda image: np.asarray(_rgb(_turned(image) if upright else image)))  # H W 3
+
+
+def image_size(path: str | Path, upright: bool = False) -> Any:
+    """Height and width, int64, from the file's header alone. UserError as read_image."""
+    return _opened(path, partial(_size, upright=upright))
+
+
+def image_fields(path: str | Path, upright: bool = False) -> dict[str, Lazy]:
+    """The fields `image` and `size` of an image file, read when asked for; they follow from its bytes."""
+    identity = partial(_identity, path, upright)
+    return {
+        "image": Lazy(partial(read_image, path, upright), identity),
+        "size": Lazy(partial(image_size, path, upright), identity),
+    }
+
+
+def _identity(path: str | Path, upright: bool) -> bytes:
+    try:
+        return Path(path).read_bytes() + (b"upright" if upright else b"stored")
+    except OSError as error:
+        raise UserError(f"the image {path} cannot be read: {error}") from None
+
+
+def _opened(path: str | Path, use: Callable[[Any], Any]) -> Any:
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            return use(image)
+    except (
+        OSError,
+        SyntaxError,
+        ValueError,
+        EOFError,
+        struct.error,
+        zlib.error,
+        Image.DecompressionBombError,
+    ) as error:
+        raise UserError(f"the image {path} cannot be read: {error}") from None
+
+
+def _size(image: Any, upright: bool) -> Any:
+    width, height = image.size
+    if upright and image.getexif().get(ORIENTATION) in TURNED:
+        height, width = width, height
+    return np.array([height, width], np.int64)
+
+
+def _turned(image: Any) -> Any:
+    from PIL import ImageOps
+
+    return ImageOps.exif_transpose(image)
+
+
+def _rgb(image: Any) -> Any:
+    from PIL import Image
+
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM", None)):
+        image = Image.fromarray((np.asarray(image, np.uint32) >> 8).clip(0, 255).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise ValueError("it has 32 bits a channel, and no range that white could be taken from")
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")

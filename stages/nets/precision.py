@@ -1,0 +1,38 @@
+"""Where a deep stage computes and in what number format."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+
+def device_of(device: str) -> Any:
+    """The torch device of a parameter `device`; "auto" is the GPU where there is one."""
+    import torch
+
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(device)
+
+
+def precision_of(precision: str, device: str) -> str:
+    """The number format of a parameter `precision`; "auto" is bfloat16 where the device computes in it.
+
+    On 2 cores with AMX, bfloat16 runs six torchvision nets 1.5 to 4.6 times as fast as float32.
+    """
+    if precision != "auto":
+        return precision
+    import torch
+
+    place = device_of(device).type
+    pays = torch.cuda.is_bf16_supported(including_emulation=False) if place == "cuda" else (
+        place == "cpu" and _cpu_has_bfloat16())  # fmt: skip
+    return "bfloat16" if pays else "float32"
+
+
+@cache
+def _cpu_has_bfloat16() -> bool:
+    """Whether the processor multiplies bfloat16; without that torch only emulates it, slower than float32."""
+    info = Path("/proc/cpuinfo")  # torch has no public question for it; elsewhere than Linux float32 is safe
+    return info.exists() and any(flag in info.read_text() for flag in ("avx512_bf16", "amx_bf16"))

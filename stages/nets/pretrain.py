@@ -1,0 +1,126 @@
+"""Supervised pre-training of a backbone on labelled images (R-CNN, section 2.3)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+
+from ...errors import UserError
+from ..record import Record, Records
+from ..stage import Checkpoint, Stage
+from .precision import device_of, precision_of
+
+
+class Pretraining(Stage):
+    """Train a backbone to tell the class of a whole image; gives a state, `weights=Ref("pretrain")`.
+
+    backbone: as nets.backbones.load takes it; trained from random weights, batch norms frozen.
+    epochs: passes over the images.
+    batch: images in a step.
+    lr, drop_epochs: the rate, and after how many passes it is multiplied by 0.1.
+    momentum, decay: of the descent.
+    random_state: of initial weights, order and flips.
+
+    Learns from image and the first of truth_labels. Images are held in memory as bytes, resized to the
+    backbone's input. Learns net_ (a Classifier of records.classes) and history_ (the loss of each step).
+    """
+
+    needs = ("image",)
+    learns = ("truth_labels",)
+    speed: ClassVar[tuple[str, ...]] = ("device",)
+    arrays: ClassVar[str] = "torch"
+
+    def __init__(self, backbone: str = "shapenet", epochs: int = 12, batch: int = 64, lr: float = 0.02,
+                 drop_epochs: int = 9, momentum: float = 0.9, decay: float = 5e-4, random_state: int = 0,
+                 device: str = "auto"):  # fmt: skip
+        self.backbone = backbone
+        self.epochs = epochs
+        self.batch = batch
+        self.lr = lr
+        self.drop_epochs = drop_epochs
+        self.momentum = momentum  # Krizhevsky et al. 2012, section 5
+        self.decay = decay  # the same
+        self.random_state = random_state
+        self.device = device
+
+    def key_params(self) -> dict[str, Any]:
+        return {**super().key_params(), "precision": precision_of("auto", self.device)}
+
+    def validate(self) -> None:
+        from .backbones import check
+
+        check(self.backbone)
+        for name in ("epochs", "batch", "drop_epochs"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it is at least 1")
+        if self.lr <= 0:
+            raise ValueError(f"lr is {self.lr}; it is above 0")
+
+    def fit(self, records: Records, checkpoint: Checkpoint) -> None:
+        import torch
+
+        from .sgd import sgd
+
+        self.net_ = self._classifier(len(records.classes))
+        device = device_of(self.device)
+        net = self.net_.to(device, memory_format=torch.channels_last).train()
+        images, labels = _in_memory(records, net.backbone.input_size)  # N 3 S S, N
+        passes = -(-len(images) // self.batch)  # steps in a pass
+
+        def loss(indices: np.ndarray, generator: Any) -> Any:
+            flip = torch.rand(len(indices), generator=generator) < 0.5
+            x = torch.where(flip[:, None, None, None], images[indices].flip(3), images[indices]).to(device)
+            low = precision_of("auto", self.device) == "bfloat16"
+            with torch.autocast(device.type, torch.bfloat16, enabled=low):
+                scores = net(x)  # N K
+            return torch.nn.functional.cross_entropy(scores.float(), labels[indices].to(device))
+
+        self.history_ = sgd(net, loss, len(images), checkpoint, steps=passes * self.epochs, batch=self.batch,
+                            lr=self.lr, drop_every=passes * self.drop_epochs, momentum=self.momentum,
+                            decay=self.decay, random_state=self.random_state)  # fmt: skip
+        net.eval()
+
+    def build_modules(self, state: Mapping[str, Any]) -> None:
+        self.net_ = self._classifier(len(state["net_.classifier.weight"])).eval()
+
+    def _classifier(self, classes: int) -> Any:
+        import torch
+
+        from .backbones import Classifier, load
+
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.random_state)
+            return Classifier(load(self.backbone, None, self.random_state), classes)
+
+
+def _in_memory(records: Records, side: int) -> tuple[Any, Any]:
+    """All images (N 3 S S, uint8) and classes 0..K-1 (N)."""
+    import torch
+
+    if not len(records):
+        raise UserError("Pretraining was given no images")
+    images = torch.empty(len(records), 3, side, side, dtype=torch.uint8)
+    labels = torch.empty(len(records), dtype=torch.int64)
+    for i, record in enumerate(records):
+        images[i] = _resized(record["image"], side)
+        labels[i] = _label(record, len(records.classes)) - 1
+    return images, labels
+
+
+def _label(record: Record, classes: int) -> int:
+    labels = record["truth_labels"]
+    if not len(labels) or not 1 <= labels[0] <= classes:
+        raise UserError(f"image {record.id!r} has no class between 1 and {classes} for Pretraining to learn")
+    return int(labels[0])
+
+
+def _resized(image: np.ndarray, side: int) -> Any:
+    import torch
+    from torch.nn.functional import interpolate
+
+    pixels = torch.tensor(np.asarray(image)).permute(2, 0, 1)  # 3 H W
+    if pixels.shape[1:] == (side, side):
+        return pixels
+    return interpolate(pixels[None], (side, side), mode="bilinear", antialias=True)[0]

@@ -1,0 +1,103 @@
+"""The file format: whole or not at all, and every damage is found."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from rcnn.cache import files
+from rcnn.errors import UserError
+from safetensors.numpy import load_file
+
+ARRAYS = hnp.arrays(
+    st.sampled_from([np.float16, np.float32, np.int64, np.uint8, np.bool_]),
+    hnp.array_shapes(min_dims=0, min_side=0),
+)
+
+
+def store(path: Path, arrays: dict[str, Any]) -> None:
+    files.write(path, arrays, {"id": "x"})
+
+
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(st.dictionaries(st.sampled_from(["boxes", "features.fc7", "ü/…"]), ARRAYS))
+def test_what_is_written_is_read(tmp_path: Path, arrays: dict[str, Any]) -> None:
+    path = tmp_path / "x.safetensors"
+    store(path, arrays)
+    found = files.read(path)
+    assert found.keys() == arrays.keys()
+    for name, array in arrays.items():
+        assert found[name].dtype == array.dtype
+        assert found[name].shape == array.shape
+        assert found[name].tobytes() == array.tobytes()
+
+
+def test_an_array_that_is_not_contiguous_comes_back_right(tmp_path: Path) -> None:
+    array = np.arange(24, dtype=np.float32).reshape(4, 6)
+    store(tmp_path / "x", {"a": array.T, "b": array[::2, ::3]})
+    assert np.array_equal(files.read(tmp_path / "x")["a"], array.T)
+    assert np.array_equal(files.read(tmp_path / "x")["b"], array[::2, ::3])
+
+
+def test_the_file_is_plain_safetensors(tmp_path: Path) -> None:
+    array = np.random.default_rng(0).normal(size=(3, 5))
+    store(tmp_path / "x", {"a": array})
+    assert np.array_equal(load_file(tmp_path / "x")["a"], array)
+
+
+def test_every_flipped_bit_is_found(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    store(path, {"a": np.arange(7, dtype=np.float16), "b": np.arange(3)})
+    whole = path.read_bytes()
+    good = files.read(path)
+    silent = []
+    for bit in range(0, 8 * len(whole)):
+        raw = bytearray(whole)
+        raw[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(raw)
+        try:
+            found = files.read(path)
+        except files.Unreadable:
+            continue
+        if found.keys() != good.keys() or any(found[n].tobytes() != good[n].tobytes() for n in good):
+            silent.append(bit)
+    assert not silent
+
+
+@pytest.mark.parametrize("keep", [0, 4, 20, 100, -1])
+def test_a_truncated_file_is_found(tmp_path: Path, keep: int) -> None:
+    path = tmp_path / "x"
+    store(path, {"a": np.arange(50)})
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(files.Unreadable, match=str(path)):
+        files.read(path)
+
+
+def test_a_missing_file_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        files.open_header(tmp_path / "x")
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "in_the_way").write_text("")
+    with pytest.raises(UserError, match=r"cannot write .*in_the_way"):
+        store(tmp_path / "in_the_way" / "x", {"a": np.zeros(3)})
+
+
+def test_a_failed_write_leaves_the_old_file_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "x"
+    store(path, {"a": np.arange(4)})
+
+    def full(*_args: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.replace", full)
+    with pytest.raises(UserError, match=r"cannot write .*x: No space left on device"):
+        store(path, {"a": np.arange(9)})
+    assert np.array_equal(files.read(path)["a"], np.arange(4))
+    assert list(tmp_path.iterdir()) == [path]

@@ -1,0 +1,143 @@
+"""Shelves: entries by image, packs, states, about."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from rcnn.cache.files import Unreadable
+from rcnn.cache.keys import digest, digest_value
+from rcnn.cache.store import Shelf, Store
+
+IDS = ["plain", "a/b/c", "A/B/C", "ünïcødé", "../../escape", "x" * 300, ""]
+
+
+@pytest.fixture
+def shelf(tmp_path: Path) -> Shelf:
+    return Store(tmp_path).shelf("step", "0123456789abcdef")
+
+
+def fields(i: int) -> dict[str, Any]:
+    return {"boxes": np.full((i, 4), i, np.float32)}
+
+
+@pytest.mark.parametrize("id", IDS)
+def test_any_text_is_an_id(shelf: Shelf, id: str) -> None:
+    shelf.write(id, "inputs", fields(3))
+    entry = shelf.find(id)
+    assert entry is not None
+    assert np.array_equal(shelf.read(entry, ["boxes"])["boxes"], fields(3)["boxes"])
+    assert all(shelf.path in path.parents for path in shelf.path.rglob("*.safetensors"))
+
+
+def test_no_entry_is_not_an_empty_one(shelf: Shelf) -> None:
+    assert shelf.find("x") is None
+    shelf.write("x", "inputs", fields(0))
+    entry = shelf.find("x")
+    assert entry is not None
+    assert shelf.read(entry, ["boxes"])["boxes"].shape == (0, 4)
+
+
+def test_packing_changes_no_entry(shelf: Shelf) -> None:
+    for i in range(40):
+        shelf.write(f"id{i}", f"in{i}", fields(i))
+    before = shelf.find("id7")
+    assert before is not None
+    assert shelf.pack() == 40
+    assert not list(shelf.path.glob("??/*.safetensors"))
+    for reader in (shelf, Shelf(shelf.path)):
+        assert sorted(e.id for e in reader.entries()) == sorted(f"id{i}" for i in range(40))
+        for i in range(40):
+            entry = reader.find(f"id{i}")
+            assert entry is not None
+            assert entry.inputs == f"in{i}"
+            assert np.array_equal(reader.read(entry, ["boxes"])["boxes"], fields(i)["boxes"])
+    assert np.array_equal(shelf.read(before, ["boxes"])["boxes"], fields(7)["boxes"])  # found before it moved
+
+
+def test_a_newer_entry_hides_the_packed_one_and_outlives_the_next_pack(shelf: Shelf) -> None:
+    for i in range(20):
+        shelf.write(f"id{i}", "old", fields(i))
+    shelf.pack()
+    for i in range(20):
+        shelf.write(f"id{i}", "new", fields(i + 1))
+    assert shelf.find("id3").inputs == "new"  # type: ignore[union-attr]
+    shelf.pack()
+    for reader in (shelf, Shelf(shelf.path)):
+        entry = reader.find("id3")
+        assert entry is not None
+        assert entry.inputs == "new"
+        assert len(reader.read(entry, ["boxes"])["boxes"]) == 4
+    assert len(list(shelf.entries())) == 20
+
+
+def test_few_or_large_entries_are_not_packed(shelf: Shelf) -> None:
+    for i in range(30):
+        shelf.write(f"id{i}", "in", {"features.pool5": np.zeros((10, 9216), np.float16)})
+    assert shelf.pack() == 0
+    small = Shelf(shelf.path.with_name("other-000000000000"))
+    small.write("x", "in", fields(1))
+    assert small.pack() == 0
+
+
+def test_a_damaged_pack_is_named_and_holds_nothing(shelf: Shelf, caplog: pytest.LogCaptureFixture) -> None:
+    for i in range(20):
+        shelf.write(f"id{i}", "in", fields(i))
+    shelf.pack()
+    (pack,) = shelf.path.glob("packs/*")
+    pack.write_bytes(pack.read_bytes()[:100])
+    assert Shelf(shelf.path).find("id3") is None
+    assert str(pack) in caplog.text
+
+
+def test_a_flipped_bit_is_found_at_the_first_reading(shelf: Shelf) -> None:
+    entry = shelf.write("x", "in", fields(5))
+    raw = bytearray(entry.path.read_bytes())
+    raw[-2] ^= 4
+    entry.path.write_bytes(raw)
+    fresh = Shelf(shelf.path)
+    with pytest.raises(Unreadable, match="damaged"):
+        fresh.read(entry, ["boxes"])
+    assert len(Shelf(shelf.path, verify=False).read(entry, ["boxes"])["boxes"]) == 5
+
+
+def test_a_file_in_the_place_of_another_is_not_believed(
+    shelf: Shelf, caplog: pytest.LogCaptureFixture
+) -> None:
+    a, b = shelf.write("a", "in", fields(1)), shelf.write("b", "in", fields(2))
+    b.path.write_bytes(a.path.read_bytes())
+    assert shelf.find("b") is None
+    assert str(b.path) in caplog.text
+
+
+def test_about_keeps_every_environment_once(shelf: Shelf) -> None:
+    for device in ("cpu", "cuda", "cpu"):
+        shelf.describe({"step": "step"}, {"device": device})
+    assert shelf.about() == {"step": "step", "filled_by": [{"device": "cpu"}, {"device": "cuda"}]}
+
+
+def test_states_come_back(shelf: Shelf) -> None:
+    state = {"w_": np.eye(3), "net_.0.bias": np.ones(2, np.float32), "scale_": np.array(2.5)}
+    assert shelf.load_state() is None
+    shelf.save_state(state)
+    found = shelf.load_state()
+    assert found is not None
+    assert {n: digest_value(a) for n, a in found.items()} == {n: digest_value(a) for n, a in state.items()}
+
+
+def test_hashes_keep_their_parts_apart() -> None:
+    assert digest("ab", "c") != digest("a", "bc")
+    assert digest_value(np.zeros(4, np.float32)) != digest_value(np.zeros(2, np.float64))
+    assert digest_value(np.zeros((2, 3))) != digest_value(np.zeros((3, 2)))
+    assert digest_value({"a": 1, "b": 2.0}) == digest_value({"b": 2.0, "a": 1})
+    assert digest_value({"top": 300}) != digest_value({"top": 2000})
+
+
+def test_the_default_place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("RCNN_CACHE", str(tmp_path / "mine"))
+    assert Store().root == tmp_path / "mine"
+    monkeypatch.delenv("RCNN_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert Store().root == tmp_path / "rcnn"

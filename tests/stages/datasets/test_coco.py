@@ -1,0 +1,244 @@
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools import mask as pycoco
+from pycocotools.coco import COCO as Official
+from rcnn.errors import UserError
+from rcnn.stages.datasets.coco import COCO
+from rcnn.stages.masks import box_of, decode
+from rcnn.stages.record import check_field
+
+HEIGHT, WIDTH = 30, 40
+PATCH = np.zeros((HEIGHT, WIDTH), np.uint8)
+PATCH[4:9, 5:17] = 1
+PACKED = pycoco.encode(np.asfortranarray(PATCH))["counts"].decode()
+RUNS = [5 * 30 + 4, *([5, 25] * 11), 5]
+RUNS.append(HEIGHT * WIDTH - sum(RUNS))
+
+
+def document() -> dict[str, Any]:
+    images = [
+        {"id": i, "file_name": f, "height": HEIGHT, "width": WIDTH} for i, f in ((7, "b.jpg"), (9, "a.jpg"))
+    ]
+    polygon = {"segmentation": [[1, 1, 21, 1, 21, 11, 1, 11]], "bbox": [1, 1, 20, 10], "area": 199.5}
+    packed = {"segmentation": {"size": [HEIGHT, WIDTH], "counts": PACKED}, "bbox": [5, 4, 12, 5], "area": 60}
+    runs = {
+        "segmentation": {"size": [HEIGHT, WIDTH], "counts": RUNS},
+        "bbox": [5, 4, 12, 5],
+        "area": 60,
+        "iscrowd": 1,
+    }
+    flat = {"segmentation": [[3, 3, 9, 3, 9, 3]], "bbox": [3, 3, 6, 0], "area": 0}
+    ours = [
+        {"id": i, "image_id": 7, "category_id": c, "iscrowd": 0, **annotation}
+        for i, (c, annotation) in enumerate([(50, polygon), (3, packed), (50, runs), (3, flat)], 100)
+    ]
+    categories = [{"id": 50, "name": "spoon"}, {"id": 3, "name": "car"}]
+    return {"images": images, "annotations": ours, "categories": categories}
+
+
+def write(root: Path, content: Any, images: str = "val2017", name: str = "instances_val2017.json") -> Path:
+    (root / "annotations").mkdir(exist_ok=True)
+    (root / images).mkdir(parents=True, exist_ok=True)
+    for file in ("a.jpg", "b.jpg"):
+        Image.new("RGB", (WIDTH, HEIGHT)).save(root / images / file)
+    path = root / "annotations" / name
+    path.write_text(json.dumps(content))
+    return path
+
+
+def test_boxes_labels_and_masks(tmp_path: Path) -> None:
+    data = COCO(write(tmp_path, document()))
+    assert [record.id for record in data] == ["a.jpg", "b.jpg"]
+    assert data.classes == ("car", "spoon")
+    assert data.category_ids == (3, 50)
+    assert data.image_ids == {"a.jpg": 9, "b.jpg": 7}
+    record = data[1]
+    assert record["truth_boxes"].tolist() == [[1, 1, 21, 11], [5, 4, 17, 9], [5, 4, 17, 9]]
+    assert record["truth_labels"].tolist() == [2, 1, 2]
+    assert record["truth_crowd"].tolist() == [False, False, True]
+    assert record["truth_difficult"].tolist() == [False] * 3
+    assert record["truth_areas"].tolist() == [199.5, 60, 60]
+    assert record["image"].shape == (HEIGHT, WIDTH, 3)
+    assert record["size"].tolist() == [HEIGHT, WIDTH]
+    polygon, packed, runs = record["truth_masks"]
+    assert (decode(packed) == PATCH).all()
+    assert (decode(runs) == PATCH).all()
+    assert decode(polygon).sum() == 200
+
+
+def test_a_box_of_no_size_is_left_out_and_told(tmp_path: Path) -> None:
+    left_out = COCO(write(tmp_path, document())).left_out
+    assert len(left_out) == 1
+    assert "annotation 103 of image 7" in left_out[0]
+
+
+def test_an_image_without_objects_has_empty_truth(tmp_path: Path) -> None:
+    record = COCO(write(tmp_path, document()))[0]
+    assert record["truth_boxes"].shape == (0, 4)
+    assert record["truth_masks"] == []
+
+
+def test_fields_are_as_declared(tmp_path: Path) -> None:
+    for record in COCO(write(tmp_path, document())):
+        known: dict[str, int] = {}
+        for name in record:
+            check_field(name, record[name], known, "coco")
+
+
+def test_a_record_goes_to_another_process(tmp_path: Path) -> None:
+    record = COCO(write(tmp_path, document()))[1]
+    sent = pickle.loads(pickle.dumps(record))
+    assert sent["truth_masks"] == record["truth_masks"]
+    assert (sent["image"] == record["image"]).all()
+
+
+@pytest.mark.parametrize("segmentation", [None, []])
+def test_a_file_of_boxes_has_no_masks(tmp_path: Path, segmentation: Any) -> None:
+    content = document()
+    for annotation in content["annotations"]:
+        annotation["segmentation"] = segmentation
+        del annotation["area"]
+    data = COCO(write(tmp_path, content))
+    assert all("truth_masks" not in record for record in data)
+    assert data[1]["truth_areas"].tolist() == [200, 60, 60]
+
+
+def test_masks_are_all_or_none_of_an_image(tmp_path: Path) -> None:
+    content = document()
+    del content["annotations"][0]["segmentation"]
+    assert "truth_masks" not in COCO(write(tmp_path, content))[1]
+
+
+def test_the_identity_of_masks_changes_with_them(tmp_path: Path) -> None:
+    def identity(content: Any) -> bytes:
+        return COCO(write(tmp_path, content))[1].raw("truth_masks").identity()
+
+    content = document()
+    before = identity(content)
+    assert identity(content) == before
+    content["annotations"][0]["segmentation"][0][0] = 2
+    assert identity(content) != before
+
+
+@pytest.mark.parametrize(
+    "images", ["val2017", "images", "images/val2017", "annotations", "annotations/images"]
+)
+def test_images_are_found_beside_the_file(tmp_path: Path, images: str) -> None:
+    assert COCO(write(tmp_path, document(), images))[0]["image"].shape == (HEIGHT, WIDTH, 3)
+
+
+def test_images_in_a_folder_that_is_named(tmp_path: Path) -> None:
+    file = write(tmp_path, document(), "elsewhere/deep")
+    assert len(COCO(file, tmp_path / "elsewhere" / "deep")) == 2
+    with pytest.raises(UserError, match=r"b\.jpg|a\.jpg"):
+        COCO(file)
+    with pytest.raises(UserError, match="nowhere"):
+        COCO(file, tmp_path / "nowhere")
+
+
+def test_a_file_name_may_name_a_folder(tmp_path: Path) -> None:
+    content = document()
+    for image in content["images"]:
+        image["file_name"] = "deep/" + image["file_name"]
+    data = COCO(write(tmp_path, content, "val2017/deep"))
+    assert data[0].id == "deep/a.jpg"
+    assert data[0]["size"].tolist() == [HEIGHT, WIDTH]
+
+
+def test_one_missing_image_is_named(tmp_path: Path) -> None:
+    file = write(tmp_path, document())
+    (tmp_path / "val2017" / "b.jpg").unlink()
+    with pytest.raises(UserError, match=r"1 of the 2 images .*b\.jpg"):
+        COCO(file)
+
+
+def test_an_image_of_another_size_has_no_masks_that_fit(tmp_path: Path) -> None:
+    file = write(tmp_path, document())
+    Image.new("RGB", (WIDTH, HEIGHT + 1)).save(tmp_path / "val2017" / "b.jpg")
+    with pytest.raises(UserError, match=r"b\.jpg"):
+        COCO(file)[1]["truth_masks"]
+
+
+def test_a_broken_mask_is_named(tmp_path: Path) -> None:
+    content = document()
+    content["annotations"][2]["segmentation"]["counts"][0] += 1
+    with pytest.raises(UserError, match="annotation 102"):
+        COCO(write(tmp_path, content))[1]["truth_masks"]
+
+
+CHANGES: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "'categories'": lambda d: d.pop("categories"),
+    "'annotations'": lambda d: d.pop("annotations"),
+    "'height'": lambda d: d["images"][0].pop("height"),
+    "'bbox'": lambda d: d["annotations"][0].pop("bbox"),
+    "no image": lambda d: d["images"].clear() or d["annotations"].clear(),
+    "one id": lambda d: d["images"][0].update(id=9) or d["annotations"].clear(),
+    "file_name": lambda d: d["images"][0].update(file_name="a.jpg"),
+    "category 8": lambda d: d["annotations"][0].update(category_id=8),
+    "image 8": lambda d: d["annotations"][0].update(image_id=8),
+    "annotation 101 has no box": lambda d: d["annotations"][1].update(bbox=[1, 2, 3]),
+}
+
+
+@pytest.mark.parametrize("said", CHANGES)
+def test_a_broken_file_is_named(tmp_path: Path, said: str) -> None:
+    content = document()
+    CHANGES[said](content)
+    with pytest.raises(UserError, match=rf"instances_val2017\.json.*{said}"):
+        COCO(write(tmp_path, content))
+
+
+@pytest.mark.parametrize("content", ["{", "[]"])
+def test_what_is_no_annotation_file_is_named(tmp_path: Path, content: str) -> None:
+    (tmp_path / "x.json").write_text(content)
+    with pytest.raises(UserError, match=r"x\.json"):
+        COCO(tmp_path / "x.json")
+    with pytest.raises(UserError, match=r"y\.json"):
+        COCO(tmp_path / "y.json")
+
+
+@pytest.mark.realdata
+@pytest.mark.parametrize(
+    ("split", "images", "objects", "crowds", "sizes"),
+    [("train2017", 80, 739, 8, (301, 283, 155)), ("val2017", 79, 624, 5, (284, 163, 177))],
+)
+def test_coco_mini_is_as_its_notes_say(
+    data_root: Path, split: str, images: int, objects: int, crowds: int, sizes: tuple[int, ...]
+) -> None:
+    file = data_root / "data" / "coco-mini" / "annotations" / f"instances_{split}.json"
+    data, official = COCO(file), Official(str(file))
+    assert (len(data), len(data.classes), data.left_out) == (images, 80, [])
+    areas = np.concatenate([record["truth_areas"] for record in data])
+    assert len(areas) == objects
+    assert np.histogram(areas, [0, 32**2, 96**2, 1e9])[0].tolist() == list(sizes)
+    assert sum(record["truth_crowd"].sum() for record in data) == crowds
+    for record in data:
+        annotations = official.loadAnns(official.getAnnIds(data.image_ids[record.id]))
+        assert [data.category_ids[i - 1] for i in record["truth_labels"]] == [
+            a["category_id"] for a in annotations
+        ]
+        for mask, annotation in zip(record["truth_masks"], annotations, strict=True):
+            assert (decode(mask) == official.annToMask(annotation)).all()
+
+
+@pytest.mark.realdata
+def test_pennfudan_masks_agree_with_their_boxes(data_root: Path) -> None:
+    for split, images, objects in (("train", 120, 292), ("val", 50, 131)):
+        data = COCO(data_root / "data" / "pennfudan" / "annotations" / f"instances_{split}.json")
+        assert (len(data), data.classes) == (images, ("person",))
+        seen = 0
+        for record in data:
+            boxes = np.stack([box_of(mask) for mask in record["truth_masks"]])
+            assert boxes.tolist() == record["truth_boxes"].tolist()
+            assert [pycoco.area(mask) for mask in record["truth_masks"]] == record["truth_areas"].tolist()
+            seen += len(boxes)
+        assert seen == objects

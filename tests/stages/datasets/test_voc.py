@@ -1,0 +1,227 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from rcnn.errors import UserError
+from rcnn.stages.datasets.voc import CLASSES, VOC
+from rcnn.stages.record import check_field
+
+Objects = list[tuple[str, tuple[Any, ...], int]]
+
+
+def write(root: Path, splits: dict[str, dict[str, Objects]], suffix: str = ".jpg") -> Path:
+    """A folder in VOC's layout: split -> stem -> objects (name, box as written, difficult)."""
+    for folder in ("Annotations", "ImageSets/Main", "JPEGImages"):
+        (root / folder).mkdir(parents=True, exist_ok=True)
+    for split, images in splits.items():
+        (root / "ImageSets" / "Main" / f"{split}.txt").write_text("\n".join(images) + "\n")
+        for stem, objects in images.items():
+            Image.new("RGB", (40, 30)).save(root / "JPEGImages" / f"{stem}{suffix}")
+            (root / "Annotations" / f"{stem}.xml").write_text(annotation(objects))
+    return root
+
+
+def annotation(objects: Objects) -> str:
+    body = "".join(
+        f"<object><name>{name}</name><difficult>{difficult}</difficult><bndbox>"
+        f"<xmin>{box[0]}</xmin><ymin>{box[1]}</ymin><xmax>{box[2]}</xmax><ymax>{box[3]}</ymax></bndbox>"
+        "<part><name>head</name><bndbox><xmin>1</xmin></bndbox></part></object>"
+        for name, box, difficult in objects
+    )
+    return f"<annotation><owner><name>somebody</name></owner>{body}</annotation>"
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return write(tmp_path / "set", {
+        "trainval": {
+            "b": [("dog", (1, 1, 40, 30), 0), ("cat", (5, 6, 5, 9), 0), ("person", (3.5, 4, 10, 12.5), 1)],
+            "a": [],
+        },
+        "test": {"c": [("train", (2, 3, 4, 5), 0), ("dog", (9, 9, 2, 20), 0)]},
+    })  # fmt: skip
+
+
+def test_boxes_become_half_open(root: Path) -> None:
+    data = VOC(root, "trainval")
+    assert [record.id for record in data] == ["a", "b"]
+    record = data[1]
+    assert record["truth_boxes"].tolist() == [[0, 0, 40, 30], [2.5, 3, 10, 12.5]]
+    assert [data.classes[label - 1] for label in record["truth_labels"]] == ["dog", "person"]
+    assert record["truth_difficult"].tolist() == [False, True]
+    assert record["truth_crowd"].tolist() == [False, False]
+    assert record["truth_areas"].tolist() == [1200, 7.5 * 9.5]
+    assert record["size"].tolist() == [30, 40]
+    assert record["image"].shape == (30, 40, 3)
+
+
+def test_an_image_without_objects_has_empty_truth(root: Path) -> None:
+    record = VOC(root, "trainval")[0]
+    assert record["truth_boxes"].shape == (0, 4)
+    assert record["truth_labels"].shape == (0,)
+
+
+def test_fields_are_as_declared(root: Path) -> None:
+    for record in VOC(root, "trainval+test"):
+        known: dict[str, int] = {}
+        for name in record:
+            check_field(name, record[name], known, "voc")
+
+
+def test_every_access_makes_a_new_record(root: Path) -> None:
+    data = VOC(root, "trainval")
+    assert data[0] is not data[0]
+    assert data[0]["image"] is not data[0]["image"]
+
+
+def test_without_difficult(root: Path) -> None:
+    record = VOC(root, "trainval", difficult=False)[1]
+    assert record["truth_boxes"].tolist() == [[0, 0, 40, 30]]
+
+
+def test_a_box_of_no_size_is_left_out_and_told(root: Path) -> None:
+    data = VOC(root, "trainval")
+    assert len(data.left_out) == 1
+    assert "b.xml: object 1 (cat" in data.left_out[0]
+    assert "(5, 6, 5, 9)" in data.left_out[0]
+    assert len(VOC(root, "test").left_out) == 1  # the inverted one
+    with pytest.raises(UserError, match="object 1"):
+        VOC(root, "trainval", strict=True)
+
+
+def test_a_box_of_one_pixel_more_is_kept(tmp_path: Path) -> None:
+    """Sizes are judged on the numbers as written: (5, 5, 6, 6) is two pixels wide once it is half-open."""
+    data = VOC(write(tmp_path, {"trainval": {"a": [("dog", (5, 5, 6, 6), 0)]}}))
+    assert data[0]["truth_boxes"].tolist() == [[4, 4, 6, 6]]
+    assert data.left_out == []
+
+
+def test_the_twenty_classes_whatever_part_of_them_occurs(root: Path) -> None:
+    assert VOC(root, "test").classes == CLASSES
+    assert len(CLASSES) == 20
+
+
+def test_other_classes_are_those_of_every_split(tmp_path: Path) -> None:
+    box = (1, 1, 9, 9)
+    write(tmp_path, {"train": {"a": [("wolf", box, 0)]}, "test": {"b": [("bear", box, 0), ("cat", box, 0)]}})
+    for split, label in (("train", 3), ("test", 1)):
+        data = VOC(tmp_path, split)
+        assert data.classes == ("bear", "cat", "wolf")
+        assert data[0]["truth_labels"][0] == label
+
+
+def test_given_classes_are_the_labels(root: Path) -> None:
+    data = VOC(root, "trainval", classes=["person", "cat", "dog"])
+    assert data[1]["truth_labels"].tolist() == [3, 1]
+    with pytest.raises(UserError, match=r"c\.xml.*'train'"):
+        VOC(root, "test", classes=["person", "cat", "dog"])
+
+
+def test_a_union_of_splits_holds_each_image_once(root: Path) -> None:
+    (root / "ImageSets" / "Main" / "both.txt").write_text("a\nc\n")
+    assert [record.id for record in VOC(root, "both+trainval+test")] == ["a", "b", "c"]
+
+
+def test_the_column_of_a_list_of_one_class_is_no_name(root: Path) -> None:
+    (root / "ImageSets" / "Main" / "dog_train.txt").write_text("a -1\nb  1\n")
+    assert [record.id for record in VOC(root, "dog_train")] == ["a", "b"]
+
+
+def test_names_may_hold_spaces_and_dots(tmp_path: Path) -> None:
+    data = VOC(write(tmp_path, {"trainval": {"IMG 1.v2": [("dog", (1, 1, 5, 5), 0)]}}, suffix=".PNG"))
+    assert data[0].id == "IMG 1.v2"
+    assert data[0]["image"].shape == (30, 40, 3)
+
+
+@pytest.fixture
+def devkit(tmp_path: Path) -> Path:
+    write(
+        tmp_path / "kit" / "VOC2007",
+        {"trainval": {"000001": [("dog", (1, 1, 5, 5), 0)]}, "test": {"000002": []}},
+    )
+    write(
+        tmp_path / "kit" / "VOC2012",
+        {"trainval": {"000001": [("cow", (2, 2, 9, 9), 0), ("cow", (2, 2, 2, 2), 0)]}},
+    )
+    return tmp_path / "kit"
+
+
+def test_a_union_of_years_names_the_year(devkit: Path) -> None:
+    data = VOC(devkit, "07+12_trainval")
+    assert [record.id for record in data] == ["2007/000001", "2012/000001"]
+    assert data[0]["truth_boxes"].tolist() == [[0, 0, 5, 5]]
+    assert data[1]["truth_boxes"].tolist() == [[1, 1, 9, 9]]
+    assert len(data.left_out) == 1
+    assert [record.id for record in VOC(devkit, "2007+2012_trainval")] == [record.id for record in data]
+
+
+def test_one_year_of_several(devkit: Path) -> None:
+    assert [record.id for record in VOC(devkit, "07_trainval+test")] == ["000001", "000002"]
+    assert [record.id for record in VOC(devkit / "VOC2012", "trainval")] == ["000001"]
+
+
+@pytest.mark.parametrize(
+    ("split", "said"),
+    [("trainval", "07\\+12_trainval"), ("07+11_trainval", "VOC2011"), ("07+12_test", "test.txt")],
+)
+def test_years_that_cannot_be_meant(devkit: Path, split: str, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        VOC(devkit, split)
+
+
+def test_a_missing_split_says_which_there_are(root: Path) -> None:
+    with pytest.raises(UserError, match=r"val\.txt.*test, trainval"):
+        VOC(root, "val")
+
+
+def test_a_folder_that_is_not_voc(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="ImageSets/Main"):
+        VOC(tmp_path)
+
+
+@pytest.mark.parametrize("gone", ["Annotations/b.xml", "JPEGImages/b.jpg"])
+def test_a_missing_file_is_named(root: Path, gone: str) -> None:
+    (root / gone).unlink()
+    with pytest.raises(UserError, match=gone.split(".", maxsplit=1)[0]):
+        VOC(root, "trainval")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("<annotation><object>", "cannot be read"),
+        (annotation([("dog", (1, "x", 3, 4), 0)]), "dog"),
+        (annotation([("dog", (1, "nan", 3, 4), 0)]), "dog"),
+        (annotation([("", (1, 2, 3, 4), 0)]), "no name"),
+        ("<annotation><object><name>dog</name></object></annotation>", "object 0"),
+    ],
+)
+def test_a_broken_annotation_is_named(root: Path, text: str, said: str) -> None:
+    (root / "Annotations" / "b.xml").write_text(text)
+    with pytest.raises(UserError, match=rf"b\.xml.*{said}"):
+        VOC(root, "trainval")
+
+
+@pytest.mark.realdata
+def test_bccd_is_as_its_notes_say(data_root: Path) -> None:
+    counts = {"train": (205, 2382, 214, 209), "val": (87, 968, 87, 83), "test": (72, 805, 71, 69)}
+    left_out = {"train": "BloodImage_00343.xml: object 3 ", "val": "BloodImage_00338.xml: object 12 "}
+    for split, (images, *objects) in counts.items():
+        data = VOC(data_root / "data" / "bccd", split)
+        labels = np.concatenate([record["truth_labels"] for record in data])
+        found = {name: int((labels == i).sum()) for i, name in enumerate(data.classes, 1)}
+        objects[0] -= len(data.left_out)
+        assert len(data) == images
+        assert [found[name] for name in ("RBC", "WBC", "Platelets")] == objects
+        assert len(data.left_out) == (split in left_out)
+        assert all(left_out[split] in sentence for sentence in data.left_out)
+        for record in data:
+            low, high = record["truth_boxes"][:, :2], record["truth_boxes"][:, 2:]
+            assert (low >= 0).all()
+            assert (high <= record["size"][::-1]).all()
+            assert (high > low).all()
+    assert len(VOC(data_root / "data" / "bccd", "trainval+test")) == 364
