@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -80,6 +81,7 @@ def train(
     from .report import cost_table
 
     pipeline = _pipeline(recipe, sets, seed)
+    saved.refuse_other(out)
     records = _open(data)
     run = _run(pipeline, device, jobs, cache)
     run.fit(records)
@@ -260,7 +262,8 @@ def cache_show(
 
 def main() -> None:
     """Run the command; what a user did wrong is one sentence on stderr and exit status 2."""
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.basicConfig(level=logging.WARNING, format="rcnn: %(message)s")
+    warnings.formatwarning = lambda message, *_args, **_more: f"rcnn: {message}\n"  # type: ignore[assignment]
     try:
         app()
     except UserError as error:

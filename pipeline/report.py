@@ -32,7 +32,7 @@ def ap_rows(found: Mapping[str, Any]) -> list[list[str]]:
 
 
 def cost_rows(run: Run) -> list[list[str]]:
-    """A row a step: images computed, seconds for each, images reused, seconds of its fit."""
+    """A row a step: images computed, seconds for each, images from the cache alone, seconds of its fit."""
     return [
         [
             name,
@@ -55,7 +55,7 @@ STYLE = (
     "code{background:#f4f4f4;padding:0 .3em}"
 )
 AP_HEAD = ["class", "objects", *METRICS.values()]
-COST_HEAD = ["step", "images computed", "seconds an image", "taken from the cache", "seconds to fit"]
+COST_HEAD = ["step", "computed", "s an image", "from cache", "fit, s"]
 CACHE_HEAD = ["shelf", "images", "megabytes", "learned", "made"]
 
 

@@ -200,7 +200,6 @@ class Run:
         if state is None:
             self._fit(step, stage, records, shelf, key)
         else:
-            self.clock[name].reused += 1
             stage.load_state(state)
         self.pipeline.keys[name] = key
 

@@ -50,6 +50,14 @@ def save(pipeline: Pipeline, folder: str | Path) -> None:
     files.write_json(folder / "recipe.json", recipe)
 
 
+def refuse_other(folder: Path) -> None:
+    """UserError if a run cannot be written to this folder because something else is there."""
+    if not folder.exists() or (folder / "recipe.json").is_file():
+        return
+    if not folder.is_dir() or any(folder.iterdir()):
+        raise UserError(f"{folder} is there already and is no trained run")
+
+
 def load(folder: str | Path, allow: Sequence[str] = ()) -> Pipeline:
     """The pipeline of a RUN folder. Its classes come from rcnn itself, or from modules named in `allow`.
 

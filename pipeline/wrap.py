@@ -26,12 +26,17 @@ IN_MEMORY = 1 << 20  # bytes up to which fields just computed stay in memory rat
 
 @dataclass
 class Tally:
-    """What a step cost in this run: images computed and their seconds, images taken from the cache."""
+    """What a step cost in this run: images computed and their seconds, images only taken from the cache."""
 
     computed: int = 0
     seconds: float = 0.0
-    reused: int = 0
     fit_seconds: float = 0.0
+    ids: set[str] = field(default_factory=set)  # of images computed
+    found: set[str] = field(default_factory=set)  # of images found in the cache; a fit finds them many times
+
+    @property
+    def reused(self) -> int:
+        return len(self.found - self.ids)
 
 
 @dataclass
@@ -45,7 +50,7 @@ class Clock:
 
     def calls(self) -> int:
         """How many images any stage was called on, and fits, in this run."""
-        return sum(t.computed + (t.fit_seconds > 0) for t in self.tallies.values())
+        return sum(tally.computed + (tally.fit_seconds > 0) for tally in self.tallies.values())
 
 
 class Timed:
@@ -71,6 +76,7 @@ class Timed:
         for record, (fields, seconds) in zip(records, self._results(views)):
             tally = self.clock[self.name]
             tally.computed += 1
+            tally.ids.add(record.id)
             tally.seconds += seconds
             self._check(record, fields)
             yield fields
@@ -140,7 +146,7 @@ class Cached:
         fresh = self.step.stream([r for r, entry in zip(records, entries) if entry is None])
         for record, key, entry in zip(records, inputs, entries):
             if entry is not None:
-                self.step.clock[self.step.name].reused += 1
+                self.step.clock[self.step.name].found.add(record.id)
                 yield self._lazies(record, entry)
             else:
                 yield self._keep(record, key, next(fresh))

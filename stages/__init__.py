@@ -1,1 +1,1 @@
-"""Stages: each one method of one paper; they know numpy, torch and their own library, never the cache or the pipeline."""
+"""Stages: one method of one paper each; they know numpy, torch and their own library, nothing else here."""

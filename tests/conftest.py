@@ -8,7 +8,7 @@ import pytest
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--data-root", default=None, help="folder that holds data/ and weights/ for realdata tests")
+    parser.addoption("--data-root", default=None, help="folder with data/ and weights/ for realdata tests")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -1,0 +1,217 @@
+"""The command, as a user types it: what it prints, what it leaves, and its one sentence on bad input."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from rcnn.pipeline import cli
+
+SMALL = ["--set", "backbone=shapenet", "--set", "proposals=60", "--set", "pretrain__epochs=1"]
+
+
+@pytest.fixture(scope="module")
+def workshop(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A folder with a cache and a RUN trained on four drawn images, and a way to run the command in it."""
+    place = tmp_path_factory.mktemp("cli")
+
+    def rcnn(*words: str) -> int:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("rcnn.pipeline.recipes.pretraining.CROPS", 64)
+            patch.setattr(sys, "argv", ["rcnn", *words])
+            patch.setenv("RCNN_CACHE", str(place / "cache"))
+            patch.chdir(place)
+            try:
+                cli.main()
+            except SystemExit as stop:
+                return int(stop.code or 0)
+            return 0
+
+    assert rcnn("train", "rcnn", "--data", "shapes:4", "--out", "run", *SMALL, "--jobs", "1") == 0
+    image = np.random.default_rng(0).integers(0, 255, (80, 90, 3)).astype(np.uint8)
+    Image.fromarray(image).save(place / "image.png")
+    return type("Workshop", (), {"rcnn": staticmethod(rcnn), "place": place})
+
+
+def test_evaluate_prints_every_metric(workshop: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    assert workshop.rcnn("evaluate", "run", "--data", "shapes:3:9", "--json", "--jobs", "1") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert {"voc_11pt", "voc_area", "coco_ap", "coco_ap50"} <= found["metrics"].keys()
+    assert len(found["per_class"]) == 8
+    assert sum(row["truths"] for row in found["per_class"].values()) >= 3
+
+
+def test_the_second_evaluation_calls_no_stage_and_says_so(
+    workshop: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    workshop.rcnn("evaluate", "run", "--data", "shapes:2:5", "--jobs", "1")
+    first = capsys.readouterr()
+    workshop.rcnn("evaluate", "run", "--data", "shapes:2:5", "--jobs", "1")
+    second = capsys.readouterr()
+    assert "no stage was called" not in first.err
+    assert "no stage was called" in second.err
+    assert first.out == second.out
+
+
+def test_detect_leaves_coco_results_and_pictures(workshop: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    assert workshop.rcnn("detect", "run", "image.png", "--out", "found", "--json", "--jobs", "1") == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert rows == json.loads((workshop.place / "found/results.json").read_text())
+    assert rows
+    for row in rows:
+        assert row["file_name"] == "image.png"
+        assert row["image_id"] == 1
+        x, y, w, h = row["bbox"]
+        assert 0 <= x <= x + w <= 90.001
+        assert 0 <= y <= y + h <= 80.001
+    assert Image.open(workshop.place / "found/pictures/000001.png").size[0] > 300
+
+
+def test_a_run_is_movable(workshop: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    workshop.rcnn("detect", "run", "image.png", "--json", "--jobs", "1")
+    here = capsys.readouterr().out
+    (workshop.place / "run").rename(workshop.place / "moved")
+    try:
+        code = workshop.rcnn("detect", "moved", "image.png", "--json", "--jobs", "1", "--cache", "empty")
+    finally:
+        (workshop.place / "moved").rename(workshop.place / "run")
+    assert code == 0
+    assert capsys.readouterr().out == here
+
+
+@pytest.mark.parametrize("step", ["proposals", "features", "classifier", "regressor", "suppression"])
+def test_stage_draws_what_a_step_gave(workshop: Any, step: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert workshop.rcnn("stage", "run", step, "image.png", "--out", "drawn") == 0
+    assert "image.png:" in capsys.readouterr().out
+    assert Image.open(workshop.place / f"drawn/000001-{step}.png").size[0] > 300
+
+
+def test_stage_of_a_recipe_learns_only_what_has_data_of_its_own(
+    workshop: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert workshop.rcnn("stage", "rcnn", "features", "image.png", *SMALL) == 0
+    assert workshop.rcnn("stage", "rcnn", "classifier", "image.png", *SMALL) == 2
+    assert "step 'classifier' has learned nothing yet" in capsys.readouterr().err
+
+
+def test_run_one_step_in_shards(workshop: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["run", "rcnn", "--data", "shapes:3:77", *SMALL, "--jobs", "1"]
+    assert workshop.rcnn(*words, "--only", "features") == 2
+    assert "the cache lacks what step 'proposals' gives" in capsys.readouterr().err
+    for shard in ("0/2", "1/2"):
+        assert workshop.rcnn(*words, "--until", "proposals", "--shard", shard) == 0
+    capsys.readouterr()
+    assert workshop.rcnn(*words, "--only", "features") == 0
+
+
+def test_cache_ls_and_show(workshop: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    assert workshop.rcnn("cache", "ls", "--json") == 0
+    rows = {row["shelf"].split("-")[0]: row for row in json.loads(capsys.readouterr().out)}
+    assert rows["classifier"]["learned"]
+    assert rows["proposals"]["images"] >= 4
+    assert workshop.rcnn("cache", "ls") == 0
+    assert "proposals-" in capsys.readouterr().out
+    assert workshop.rcnn("cache", "show", rows["features"]["shelf"], "shapes-0-000000") == 0
+    assert "features.pool5: float16" in capsys.readouterr().out
+    assert workshop.rcnn("cache", "show", "classifier") == 0
+    assert json.loads(capsys.readouterr().out)["parameters"]["layer"] == "pool5"
+
+
+def test_recipes_and_show(workshop: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    assert workshop.rcnn("recipes") == 0
+    assert "rcnn" in capsys.readouterr().out
+    assert workshop.rcnn("show", "rcnn", "--set", "proposals__mode=quality") == 0
+    shown = capsys.readouterr().out
+    assert "proposals__mode = 'quality'" in shown
+    assert "classifier: LinearSVMs" in shown
+    assert workshop.rcnn("show", "run") == 0
+
+
+BAD = {
+    "no such recipe": (["show", "rcmm"], "'rcmm' is neither a trained RUN folder nor a recipe"),
+    "no such parameter": (["show", "rcnn", "--set", "proposals__depth=3"], "no parameter 'depth'"),
+    "no such recipe parameter": (["show", "rcnn", "--set", "depth=3"], "recipe rcnn has no such parameter"),
+    "no assignment": (["show", "rcnn", "--set", "depth"], "--set depth: write step__parameter=value"),
+    "bad value": (["show", "rcnn", "--set", "proposals__mode=slow"], "mode"),
+    "bad backbone": (["show", "rcnn", "--set", "backbone=alexnett"], "alexnet"),
+    "layer that is none": (["show", "rcnn", "--set", "layer=fc9"], "fc9"),
+    "bad spec": (["run", "rcnn", "--data", "shapes"], "shapes"),
+    "no such data": (["run", "rcnn", "--data", "coco:nowhere.json"], "nowhere.json"),
+    "no such image": (["detect", "run", "nowhere.png"], "nowhere.png"),
+    "not an image": (["detect", "run", "run/recipe.json"], "recipe.json"),
+    "not a run": (["evaluate", "nowhere", "--data", "shapes:2"], "nowhere"),
+    "bad shard": (["run", "run", "--data", "shapes:2", "--shard", "2/2"], "--shard 2/2"),
+    "no such step": (["run", "run", "--data", "shapes:2", "--until", "fc9"], "no step 'fc9'"),
+    "no such shelf": (["cache", "show", "fc9"], "0 shelves"),
+    "set on a run": (["show", "run", "--set", "proposals__top=3"], "is trained"),
+    "no such weights": (["stage", "rcnn", "features", "image.png", "--set", "backbone=alexnet",
+                         "--set", "weights=nowhere.pth"], "nowhere.pth"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_is_one_sentence_and_status_2(
+    workshop: Any, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words, said = BAD[name]
+    assert workshop.rcnn(*words) == 2
+    captured = capsys.readouterr()
+    assert said in captured.err
+    assert captured.err.startswith("rcnn: ")
+    assert len(captured.err.strip().splitlines()) == 1
+    assert "Traceback" not in captured.err
+
+
+def test_training_into_a_folder_of_something_else_is_refused_before_the_work(
+    workshop: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = workshop.place / "other"
+    other.mkdir()
+    (other / "thesis.txt").write_text("years of work")
+    assert workshop.rcnn("train", "rcnn", "--data", "shapes:400:8", "--out", "other", *SMALL) == 2
+    assert "other is there already and is no trained run" in capsys.readouterr().err
+    assert (other / "thesis.txt").read_text() == "years of work"
+
+
+def test_nothing_is_drawn_where_stderr_is_no_terminal(workshop: Any) -> None:
+    words = [sys.executable, "-m", "rcnn", "run", "rcnn", "--data", "shapes:2:3", "--until", "proposals"]
+    done = subprocess.run(
+        [*words, "--cache", str(workshop.place / "other_cache")], capture_output=True, text=True, check=True
+    )
+    assert "\x1b" not in done.stderr
+    assert "━━" not in done.stderr.split("cost by step")[0]
+
+
+def test_help_imports_nothing_heavy() -> None:
+    words = [sys.executable, "-X", "importtime", "-m", "rcnn", "--help"]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    assert "detect" in done.stdout
+    imported = {line.split("|")[-1].strip() for line in done.stderr.splitlines()}
+    assert not imported & {"torch", "torchvision", "sklearn", "cv2", "scipy", "matplotlib"}
+
+
+def test_recipe_json_names_classes_of_rcnn_only(workshop: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = json.loads((workshop.place / "run/recipe.json").read_text())
+    recipe["steps"][0]["class"] = "os.path.join"
+    (workshop.place / "foreign").mkdir()
+    (workshop.place / "foreign/recipe.json").write_text(json.dumps(recipe))
+    assert workshop.rcnn("detect", "foreign", "image.png") == 2
+    assert "--allow os.path" in capsys.readouterr().err
+
+
+def test_states_that_were_damaged_are_named(workshop: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    import shutil
+
+    shutil.copytree(workshop.place / "run", workshop.place / "hurt")
+    state = Path(workshop.place / "hurt/states/classifier.safetensors")
+    raw = bytearray(state.read_bytes())
+    raw[-1] ^= 1
+    state.write_bytes(raw)
+    assert workshop.rcnn("detect", "hurt", "image.png") == 2
+    assert "classifier.safetensors is damaged" in capsys.readouterr().err

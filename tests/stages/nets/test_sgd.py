@@ -1,0 +1,113 @@
+"""The SGD loop against torch's optimiser by hand, and killed and resumed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from rcnn.errors import UserError
+from rcnn.stages.nets.sgd import _indices, sgd
+from rcnn.stages.stage import NoCheckpoint, State
+from torch import nn
+
+X = torch.randn(50, 4, generator=torch.Generator().manual_seed(0))
+Y = X @ torch.tensor([1.0, -2.0, 0.5, 3.0]) + 1
+OPTIONS: dict[str, Any] = {"steps": 60, "batch": 8, "lr": 0.02, "drop_every": 40, "random_state": 3}
+
+
+def linear() -> nn.Linear:
+    torch.manual_seed(1)
+    return nn.Linear(4, 1)
+
+
+def loss_of(net: nn.Linear) -> Callable[[np.ndarray, torch.Generator], torch.Tensor]:
+    def loss(indices: np.ndarray, generator: torch.Generator) -> torch.Tensor:
+        noise = 0.01 * torch.randn(len(indices), generator=generator)
+        return (net(X[indices])[:, 0] - Y[indices] + noise).pow(2).mean()
+
+    return loss
+
+
+class Killed(Exception):
+    pass
+
+
+class Kept(NoCheckpoint):
+    """Keeps what is saved, and dies after so many saves."""
+
+    def __init__(self, saves: int = 10**9):
+        self.saves, self.state, self.told = saves, None, []
+
+    def load(self) -> State | None:
+        return self.state
+
+    def save(self, make: Callable[[], State], *, now: bool = False) -> None:
+        self.state = {name: torch.as_tensor(value).clone().numpy() for name, value in make().items()}
+        self.saves -= 1
+        if self.saves == 0:
+            raise Killed
+
+    def progress(self, done: int, total: int, text: str = "") -> None:
+        self.told.append((done, total, text))
+
+
+def test_it_learns_and_says_so() -> None:
+    net, kept = linear(), Kept()
+    history = sgd(net, loss_of(net), 50, kept, **OPTIONS)
+    assert history.shape == (60,)
+    assert history[-10:].mean() < 0.05 * history[:5].mean()
+    assert kept.told[-1][:2] == (60, 60)
+    assert kept.told[-1][2].startswith("loss ")
+
+
+def test_the_update_is_momentum_decay_and_a_dropping_rate() -> None:
+    """Two parameters by hand: v = 0.9 v + (g + decay w); w -= rate v."""
+    net = nn.Linear(1, 1, bias=False)
+    nn.init.constant_(net.weight, 2.0)
+    history = sgd(net, lambda indices, generator: 3 * net.weight.sum(), 10, NoCheckpoint(), steps=4, batch=1, lr=0.1,
+                  drop_every=2, decay=0.01)  # fmt: skip
+    w, v, losses = 2.0, 0.0, []
+    for rate in (0.1, 0.1, 0.01, 0.01):
+        losses.append(3 * w)
+        v = 0.9 * v + 3 + 0.01 * w
+        w -= rate * v
+    assert net.weight.item() == pytest.approx(w, rel=1e-5)
+    np.testing.assert_allclose(history, losses, rtol=1e-5)
+
+
+@pytest.mark.parametrize("saves", [1, 17, 45, 60])
+def test_killed_and_resumed_is_the_same(saves: int) -> None:
+    whole = linear()
+    expected = sgd(whole, loss_of(whole), 50, NoCheckpoint(), **OPTIONS)
+    first, kept = linear(), Kept(saves)
+    with pytest.raises(Killed):
+        sgd(first, loss_of(first), 50, kept, **OPTIONS)
+    second = nn.Linear(4, 1)  # other weights: all must come from the checkpoint
+    kept.saves = 10**9
+    np.testing.assert_array_equal(sgd(second, loss_of(second), 50, kept, **OPTIONS), expected)
+    assert torch.equal(second.weight, whole.weight)
+    assert len(kept.told) == 60
+
+
+def test_every_pass_takes_each_sample_once_in_another_order() -> None:
+    drawn = np.concatenate([_indices(step, 8, 20, seed=1) for step in range(10)]).reshape(4, 20)
+    assert all(sorted(one) == list(range(20)) for one in drawn)
+    assert not any((a == b).all() for a, b in zip(drawn, drawn[1:]))
+    assert len(_indices(0, 50, 20, seed=1)) == 50  # a batch larger than the data goes round
+
+
+def test_a_diverging_loss_is_told() -> None:
+    net = linear()
+    with pytest.raises(UserError, match=r"loss is (inf|nan) at step \d+; lower lr, which is 1000"):
+        sgd(net, loss_of(net), 50, NoCheckpoint(), **{**OPTIONS, "lr": 1000.0})
+
+
+def test_frozen_parameters_stay() -> None:
+    net = linear()
+    net.bias.requires_grad_(False)
+    before = net.bias.clone()
+    sgd(net, loss_of(net), 50, NoCheckpoint(), **OPTIONS)
+    assert torch.equal(net.bias, before)
