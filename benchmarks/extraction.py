@@ -1,12 +1,13 @@
 """Feature extraction against the bare backbone and against a plain loop, side by side in one process.
 
 Claim: WarpedCNN takes boxes to stored features at 0.85 or more of the rate at which the same backbone's
-trunk takes random tensors of the same type, memory format and batch (SqueezeNet 1.1 and VGG16; AlexNet is printed).
+trunk takes random tensors of the same type, memory format and batch (SqueezeNet 1.1 and VGG16; AlexNet is
+printed).
 Aim: 8 times the rate of a plain loop, float32, which crops with PIL, resizes and runs one crop at a time.
 
     python benchmarks/extraction.py [--backbones squeezenet1_1 vgg16 alexnet] [--boxes 2000] [--rounds 5]
 
-The rounds interleave the three, and each ratio is a median over rounds, so that a busy machine slows all alike.
+The rounds interleave the three, and each ratio is a median over rounds: a busy machine slows all alike.
 """
 
 from __future__ import annotations
@@ -20,7 +21,6 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-
 from rcnn.stages.features.warp import WarpedCNN
 from rcnn.stages.nets.backbones import Backbone, load
 from rcnn.stages.record import Record
@@ -34,13 +34,17 @@ def drawn(boxes: int, seed: int = 0) -> Record:
     side = 20 * (18 ** rng.uniform(0, 1, (boxes, 2)))  # log-uniform, 20 to 360
     corner = rng.uniform(0, 1, (boxes, 2)) * np.maximum([500, 375] - side, 0)
     spans = np.concatenate([corner, np.minimum(corner + side, [500, 375])], 1)
-    return Record("drawn", {"image": rng.integers(0, 256, (375, 500, 3), np.uint8), "boxes": spans.astype(np.float32)})
+    return Record(
+        "drawn", {"image": rng.integers(0, 256, (375, 500, 3), np.uint8), "boxes": spans.astype(np.float32)}
+    )
 
 
 def bare(net: Backbone, side: int, batch: int, boxes: int) -> Callable[[], None]:
     """As many forwards of the trunk alone as the boxes take, the last one cut like theirs."""
     weight = next(net.parameters())
-    x = torch.randn(batch, 3, side, side, device=weight.device).to(weight.dtype, memory_format=torch.channels_last)
+    x = torch.randn(batch, 3, side, side, device=weight.device).to(
+        weight.dtype, memory_format=torch.channels_last
+    )
 
     def run() -> None:
         with torch.no_grad():
@@ -87,7 +91,11 @@ def measure(backbone: str, boxes: int, rounds: int, loop_boxes: int) -> tuple[fl
     trunk = (bare(net, side, batch, boxes), boxes)
     loop = (plain(load(backbone, layers=["pool5"]), side, record, loop_boxes), loop_boxes)
     few = drawn(2 * batch + boxes % batch)
-    stage([few]), bare(net, side, batch, 2 * batch + boxes % batch)(), plain(load(backbone), side, few, 2)()  # warm
+    (
+        stage([few]),
+        bare(net, side, batch, 2 * batch + boxes % batch)(),
+        plain(load(backbone), side, few, 2)(),
+    )  # warm
     seen = []
     for i in range(rounds):
         order = (own, trunk) if i % 2 else (trunk, own)
@@ -95,20 +103,27 @@ def measure(backbone: str, boxes: int, rounds: int, loop_boxes: int) -> tuple[fl
         seen.append((rates[True], rates[False], rate(*loop)))
     to_bare, to_loop = median(a / b for a, b, _ in seen), median(a / c for a, _, c in seen)
     claim = CLAIMED.get(backbone)
-    verdict = "" if claim is None else f", claimed {claim}: {'holds' if to_bare >= claim else 'DOES NOT HOLD'}"
-    print(f"{backbone} ({str(weight.dtype).removeprefix('torch.')}, {weight.device.type}, batch {batch}, {boxes} boxes, "
+    verdict = (
+        "" if claim is None else f", claimed {claim}: {'holds' if to_bare >= claim else 'DOES NOT HOLD'}"
+    )
+    print(f"{backbone} ({weight.dtype}, {weight.device.type}, batch {batch}, {boxes} boxes, "
           f"{rounds} rounds): WarpedCNN {median(a for a, _, _ in seen):.0f} crops/s, bare trunk "
           f"{median(b for _, b, _ in seen):.0f}, plain loop {median(c for _, _, c in seen):.0f}; "
-          f"ratio to bare {to_bare:.3f}{verdict}; ratio to the loop {to_loop:.1f}, aim 8", flush=True)  # fmt: skip
+          f"ratio to bare {to_bare:.3f}{verdict}; ratio to the loop {to_loop:.1f}, aim 8",
+          flush=True)  # fmt: skip
     return to_bare, to_loop
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--backbones", nargs="+", default=["squeezenet1_1", "vgg16", "alexnet"])
     parser.add_argument("--boxes", type=int, default=2000, help="boxes of the image")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--loop-boxes", type=int, default=32, help="boxes that the plain loop does in a round")
+    parser.add_argument(
+        "--loop-boxes", type=int, default=32, help="boxes that the plain loop does in a round"
+    )
     args = parser.parse_args()
     print(f"{torch.get_num_threads()} threads, torch {torch.__version__}")
     for backbone in args.backbones:

@@ -156,7 +156,7 @@ class Shelf:
         if len(loose) < 16:
             return 0
         arrays: dict[str, np.ndarray] = {}
-        heads = []
+        heads: list[dict[str, str]] = []
         for path in loose:
             try:
                 entry = _open(path)
@@ -257,8 +257,8 @@ def _open(path: Path, id: str | None = None) -> Entry:
 def _pack_entries(path: Path, opened: files.Opened) -> dict[str, Entry]:
     slots: dict[str, dict[str, files.Slot]] = {}
     for name, slot in opened.slots.items():
-        number, _, field_name = name.partition("/")
-        slots.setdefault(number, {})[field_name] = slot
+        place, _, field_name = name.partition("/")
+        slots.setdefault(place, {})[field_name] = slot
     entries = {}
     for number, head in enumerate(opened.header["entries"]):
         mine = slots.get(str(number), {})

@@ -263,7 +263,7 @@ def cache_show(
 def main() -> None:
     """Run the command; what a user did wrong is one sentence on stderr and exit status 2."""
     logging.basicConfig(level=logging.WARNING, format="rcnn: %(message)s")
-    warnings.formatwarning = lambda message, *_args, **_more: f"rcnn: {message}\n"  # type: ignore[assignment]
+    warnings.formatwarning = lambda message, *_args, **_more: f"rcnn: {message}\n"
     try:
         app()
     except UserError as error:

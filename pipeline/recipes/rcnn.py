@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from ...stages.classifiers.svm import LinearSVMs
 from ...stages.features.fc import FCLayers
 from ...stages.features.warp import WarpedCNN
@@ -31,7 +33,7 @@ def rcnn(
     """
     layer = layer or ("fc7" if "fc7" in layers_of(backbone) else "pool5")
     before, weights = pretraining(backbone, weights)
-    net = {"backbone": backbone, "weights": weights}
+    net: dict[str, Any] = {"backbone": backbone, "weights": weights}
     from_map = layer in ("pool5", "gap")
     kept = [layer] if from_map else ["pool5"]  # fc6 and fc7 are made from pool5, as in the authors' code
     if box_regression and "pool5" not in kept:

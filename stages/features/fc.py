@@ -1,4 +1,4 @@
-"""Later layers of a net from a cached earlier one, as R-CNN's released code derives fc6 and fc7 from pool5."""
+"""Later layers of a net from a cached earlier one, as R-CNN's released code derives fc7 from pool5."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ class FCLayers(Stage):
     source, layers: of the backbone; every layer lies behind the source.
     storage, precision, batch: as in WarpedCNN; batch None is 512.
 
-    Reads features.SOURCE (R F), writes features.LAYER (R F), on the device. UserError if a feature overflows the storage.
+    Reads features.SOURCE (R F), writes features.LAYER (R F), on the device. UserError if a
+    feature overflows the storage.
     """
 
     speed: ClassVar[tuple[str, ...]] = ("batch", "device")
@@ -68,7 +69,14 @@ class FCLayers(Stage):
 
         from ..nets.backbones import load
 
-        recipe = (self.backbone, self.weights, tuple(self.layers), self.precision, self.device, self.random_state)
+        recipe = (
+            self.backbone,
+            self.weights,
+            tuple(self.layers),
+            self.precision,
+            self.device,
+            self.random_state,
+        )
         weights = self.given("weights")
         built = self.__dict__.get("_built")
         if not built or built[0] != recipe or built[1] is not weights:
@@ -83,8 +91,8 @@ class FCLayers(Stage):
 
         source = torch.as_tensor(record[f"features.{self.source}"])  # R F
         if source.shape[1] != net.lengths[self.source]:
-            raise UserError(f"image {record.id!r}: features.{self.source} has {source.shape[1]} values a region, "
-                            f"{self.backbone} takes {net.lengths[self.source]}")  # fmt: skip
+            raise UserError(f"image {record.id!r}: features.{self.source} has {source.shape[1]} values "
+                            f"a region, {self.backbone} takes {net.lengths[self.source]}")  # fmt: skip
         param = next(net.parameters())
         found: dict[str, list[Any]] = {layer: [] for layer in self.layers}
         for part in source.split(self.batch or 512):

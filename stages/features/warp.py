@@ -14,7 +14,9 @@ from ..stage import Ref, Stage
 
 
 def windows(boxes: Any, size: Sequence[int], side: int, padding: int = 16, mode: str = "warp") -> np.ndarray:
-    """What each crop takes from the image and where it lies in the crop, in whole pixels, as R-CNN's released code.
+    """What each crop takes from the image and where it lies in the crop, as R-CNN's released code.
+
+    All in whole pixels.
 
     boxes: R 4, pixels, half-open.
     size: height and width of the image.
@@ -36,7 +38,7 @@ def windows(boxes: Any, size: Sequence[int], side: int, padding: int = 16, mode:
 
 
 def _context(boxes: np.ndarray, side: int, padding: int, mode: str) -> tuple[np.ndarray, np.ndarray]:
-    """The unclipped windows (R 2 and R 2, half-open): scaled about the centre so that the box leaves `padding`."""
+    """The unclipped windows (R 2 and R 2, half-open): scaled about the centre to leave `padding`."""
     if padding == 0 and mode == "warp":
         return _round(boxes[:, :2] + 1) - 1, _round(boxes[:, 2:])
     half = (boxes[:, 2:] - boxes[:, :2]) / 2
@@ -65,8 +67,8 @@ def normalised(image: Any, mean: Sequence[float], std: Sequence[float], device: 
 def warp(image: Any, places: np.ndarray, side: int, dtype: Any = None) -> Any:
     """Crops, N 3 side side in channels_last, of a normalised image (H W 3, float32) on the image's device.
 
-    places: N 8, of `windows`. Bilinear between pixel centres; the edge of the clipped window is replicated; what
-    is off the image is 0, the mean. dtype: float32 by default.
+    places: N 8, of `windows`. Bilinear between pixel centres; the edge of the clipped window is replicated;
+    what is off the image is 0, the mean. dtype: float32 by default.
 
     On a CPU OpenCV's resize, crop by crop, where it can be imported: 0.05 ms a crop of 224 pixels, where
     torch's interpolate took 0.17 and grid_sample 0.40 (2 cores). Elsewhere all crops at once in torch.
@@ -112,7 +114,7 @@ def _warp_all(image: Any, places: np.ndarray, side: int) -> Any:
 
 
 def _taps(first: Any, last: Any, start: Any, length: Any, side: int, limit: int) -> tuple[Any, Any, Any, Any]:
-    """Along one axis: the two pixels (N S) that each pixel of a crop lies between, its place there, and if it has any."""
+    """Along one axis: the two pixels (N S) around each pixel of a crop, its place there, and if it has any."""
     import torch
 
     u = torch.arange(side, device=first.device) - start[:, None]  # N S
@@ -137,7 +139,8 @@ class WarpedCNN(Stage):
     batch: crops in a forward, all of one image; None is 16 on a CPU (of 16, 32 and 64 the fastest in five
         nets of six), 256 on a GPU.
 
-    Reads image and boxes, writes features.LAYER (R F), on the device. UserError if a feature overflows the storage.
+    Reads image and boxes, writes features.LAYER (R F), on the device. UserError if a
+    feature overflows the storage.
     """
 
     speed: ClassVar[tuple[str, ...]] = ("batch", "device")
@@ -183,25 +186,37 @@ class WarpedCNN(Stage):
             if getattr(self, name) is not None and getattr(self, name) < least:
                 raise ValueError(f"{name} is {getattr(self, name)}; it is at least {least}")
         if self._side() <= 2 * self.padding:
-            raise ValueError(f"size {self._side()} leaves nothing of the box inside 2 x padding {self.padding}")
+            raise ValueError(
+                f"size {self._side()} leaves nothing of the box inside 2 x padding {self.padding}"
+            )
 
     def __call__(self, records: Sequence[Record]) -> list[dict[str, Any]]:
         net = self.net()
         return [self._features(net, record) for record in records]
 
     def net(self) -> Any:
-        """The backbone as it is used: on the device, in its precision, frozen. Built once for the same parameters."""
+        """The backbone on the device, in its precision, frozen; built once for the same parameters."""
         import torch
 
         from ..nets.backbones import load
 
-        recipe = (self.backbone, self.weights, tuple(self.layers), self.pool, self.precision, self.device, self.random_state)
+        recipe = (
+            self.backbone,
+            self.weights,
+            tuple(self.layers),
+            self.pool,
+            self.precision,
+            self.device,
+            self.random_state,
+        )
         weights = self.given("weights")
         built = self.__dict__.get("_built")
         if not built or built[0] != recipe or built[1] is not weights:
-            net = load(self.backbone, weights, self.random_state, self.layers, self.pool).requires_grad_(False)
+            net = load(self.backbone, weights, self.random_state, self.layers, self.pool).requires_grad_(
+                False
+            )
             dtype = getattr(torch, precision_of(self.precision, self.device))
-            net = net.to(device_of(self.device), dtype, memory_format=torch.channels_last)
+            net = net.to(device_of(self.device), dtype).to(memory_format=torch.channels_last)
             self._built = built = (recipe, weights, net)
         return built[2]
 
@@ -222,7 +237,9 @@ class WarpedCNN(Stage):
             self._forward(net, normalised(image, net.mean, net.std, param.device), places, param.dtype, found)
         for layer, features in found.items():
             if not torch.isfinite(features).all():
-                raise UserError(f"image {record.id!r}: {layer} of {self.backbone} is not finite in {self.storage}")
+                raise UserError(
+                    f"image {record.id!r}: {layer} of {self.backbone} is not finite in {self.storage}"
+                )
         return {f"features.{layer}": features for layer, features in found.items()}
 
     def _forward(self, net: Any, image: Any, places: np.ndarray, dtype: Any, found: dict[str, Any]) -> None:

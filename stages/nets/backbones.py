@@ -9,6 +9,7 @@ import difflib
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -39,19 +40,20 @@ class Backbone(nn.Module):
     channels, stride: C of the map, and input pixels from one of its cells to the next.
     mean, std: of each of RGB, in 0..1; (x / 255 - mean) / std is what the trunk takes.
 
-    `layers` are the names that can be asked for and `lengths` their F. pool5 of AlexNet and VGG is the map after
-    the last max pooling, as Caffe's; at an input other than theirs it is pooled to the grid of fc6. fc6 and
+    `layers` are the names that can be asked for and `lengths` their F. pool5 of AlexNet and VGG is the map
+    after the last max pooling, as Caffe's; at an input other than theirs it is pooled to the grid of fc6. fc6 and
     fc7 are taken after ReLU and know no dropout. pool5 of other nets is the map average-pooled to
     pool x pool, and gap its mean. Batch norms are frozen, also in training: R-CNN's batches are too alike.
     """
 
-    def __init__(self, name: str, trunk: nn.Module, head: Mapping[str, nn.Module], pool: int,
+    def __init__(self, name: str, trunk: nn.Module, head: Mapping[str, nn.Linear], pool: int,
                  channels: int, stride: int, mean: Sequence[float], std: Sequence[float]):  # fmt: skip
         super().__init__()
         self.name, self.pool, self.channels, self.stride = name, pool, channels, stride
         self.mean, self.std, self.input_size = tuple(mean), tuple(std), input_size(name)
         self.trunk, self.head = trunk, nn.ModuleDict(head)
-        self.lengths = {"pool5": channels * pool * pool, **{n: fc.out_features for n, fc in head.items()}}
+        self.lengths: dict[str, int] = {"pool5": channels * pool * pool}
+        self.lengths |= {layer: part.bias.numel() for layer, part in head.items()}
         if "gap" in layers_of(name):
             self.lengths["gap"] = channels
         self.eval()
@@ -131,7 +133,9 @@ def refuse_layers(name: str, layers: Sequence[str], known: Sequence[str]) -> Non
     """ValueError unless `layers` are some of `known`."""
     strange = [layer for layer in layers if layer not in known]
     if strange or not layers:
-        what = f"no layer {strange[0]!r} can be had from {name}" if strange else f"no layer is asked of {name}"
+        what = (
+            f"no layer {strange[0]!r} can be had from {name}" if strange else f"no layer is asked of {name}"
+        )
         raise ValueError(f"{what}; there is {', '.join(known)}")
 
 
@@ -142,8 +146,8 @@ def check(name: str) -> None:
     known = _timm_names() if name.startswith("timm:") else _names()
     if name not in known:
         near = difflib.get_close_matches(name, known, n=4, cutoff=0.5)
-        raise ValueError(f"there is no backbone {name!r}; " + (
-            f"near it are {', '.join(near)}" if near else "name a torchvision classification net"))  # fmt: skip
+        hint = f"near it are {', '.join(near)}" if near else "name a torchvision classification net"
+        raise ValueError(f"there is no backbone {name!r}; {hint}")
 
 
 def input_size(name: str) -> int:
@@ -155,7 +159,7 @@ def input_size(name: str) -> int:
 
 def load(name: str, weights: Any = None, random_state: int = 0,
          layers: Sequence[str] | None = None, pool: int = 6) -> Backbone:  # fmt: skip
-    """The net `name` with its weights, float32 on the CPU, able to give `layers` (all that it has, by default).
+    """The net `name` with its weights, float32 on the CPU, able to give `layers` (by default all).
 
     weights: None for random ones drawn from `random_state`; a name of torchvision's ("DEFAULT"; downloaded by
         torchvision); a file (.safetensors, .pth, .pt); or a state (name -> array). A file or state holds a
@@ -199,7 +203,7 @@ def _build(name: str, layers: Sequence[str], pool: int) -> _Built:
     return _plain(name, _trunk(model), model.avgpool.output_size[0], head), renamed, _MODEL_ENDS
 
 
-def _plain(name: str, trunk: nn.Module, pool: int, head: Mapping[str, nn.Module] | None = None) -> Backbone:
+def _plain(name: str, trunk: nn.Module, pool: int, head: Mapping[str, nn.Linear] | None = None) -> Backbone:
     channels, stride = _geometry(name)
     return Backbone(name, trunk, head or {}, pool, channels, stride, *_NORMALISED_BY.get(name, IMAGENET))
 
@@ -217,7 +221,7 @@ def _trunk(model: nn.Module) -> nn.Module:
     return nn.Sequential(OrderedDict(parts))
 
 
-def _model(name: str) -> nn.Module:
+def _model(name: str) -> Any:
     from torchvision.models import get_model_builder
 
     options = {"init_weights": True} if name in ("googlenet", "inception_v3") else {}  # else they warn
@@ -225,7 +229,7 @@ def _model(name: str) -> nn.Module:
 
 
 def _meta_builds(name: str) -> bool:
-    """Whether a net can be built without memory; RegNet and some of timm's compute with tensors as they are made."""
+    """Whether a net can be built without memory; RegNet and some of timm's need values as they are built."""
     return not name.startswith(("regnet", "timm:"))
 
 
@@ -235,17 +239,21 @@ def _geometry(name: str) -> tuple[int, int]:
     with torch.random.fork_rng(devices=[]):
         with torch.device("meta" if _meta_builds(name) else "cpu"):
             trunk = shapenet() if name == "shapenet" else _trunk(_model(name))
-        small, large = (trunk.to("meta").eval()(torch.empty(1, 3, s, s, device="meta")).shape for s in (1024, 2048))
+        small, large = (
+            trunk.to("meta").eval()(torch.empty(1, 3, s, s, device="meta")).shape for s in (1024, 2048)
+        )
     return small[1], round(1024 / (large[2] - small[2]))
 
 
 def shapenet() -> nn.Sequential:
-    """Four convolutions for 64-pixel images of drawn shapes: 17 ms for a batch of 64 in training, no norm layers."""
+    """Four convolutions for 64-pixel images of drawn shapes: no norm layers."""
     widths, layers = (3, 24, 48, 96, 128), []
-    for i, (before, width) in enumerate(zip(widths, widths[1:])):
-        conv = nn.Conv2d(before, width, 5 if i == 0 else 3, stride=2 if i == 0 else 1, padding=2 if i == 0 else 1)
+    for i, (before, width) in enumerate(pairwise(widths)):
+        conv = nn.Conv2d(
+            before, width, 5 if i == 0 else 3, stride=2 if i == 0 else 1, padding=2 if i == 0 else 1
+        )
         nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
-        nn.init.zeros_(conv.bias)
+        nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
         layers += [conv, nn.ReLU(), *([nn.MaxPool2d(2)] if i in (1, 2) else [])]
     return nn.Sequential(*layers)  # stride 8
 
@@ -294,7 +302,9 @@ def _timm_names() -> list[str]:
 def _names() -> list[str]:
     import torchvision
 
-    return [n for n in torchvision.models.list_models(torchvision.models) if not n.startswith(_NO_MAP)] + ["shapenet"]
+    return [n for n in torchvision.models.list_models(torchvision.models) if not n.startswith(_NO_MAP)] + [
+        "shapenet"
+    ]
 
 
 # -- weights -----------------------------------------------------------------------------------------------
@@ -346,7 +356,7 @@ def _download(name: str, weights: str) -> dict[str, Tensor]:
 
 def _own_names(net: Backbone, state: Mapping[str, Tensor], renamed: Mapping[str, str],
                ignored: Sequence[str], origin: str) -> dict[str, Tensor]:  # fmt: skip
-    """The state under the names of a Backbone, without the parts that it does not use. UserError if any is strange."""
+    """The state under the names of a Backbone, without parts it does not use. UserError if any is strange."""
     own, found, strange = net.state_dict(), {}, []
     of_stage = any(key.startswith("net_.") for key in state)  # whose other learned things are no weights
     for key, value in state.items():
@@ -380,7 +390,9 @@ def _fill(net: Backbone, found: dict[str, Tensor], origin: str) -> None:
     if wrong:
         raise UserError(f"{origin} is not of {net.name}: it has {_first(wrong)}")
     # copies: the state stays its owner's; float32 whatever it was stored as
-    net.load_state_dict({k: v.to(own[k].dtype, copy=True).contiguous() for k, v in found.items()}, assign=True)
+    net.load_state_dict(
+        {k: v.to(own[k].dtype, copy=True).contiguous() for k, v in found.items()}, assign=True
+    )
     net.requires_grad_(True)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ Loss = Callable[[np.ndarray, torch.Generator], Tensor]  # indices of a batch, th
 def sgd(net: nn.Module, loss: Loss, count: int, checkpoint: Checkpoint, *, steps: int, batch: int,
         lr: float, drop_every: int, drop: float = 0.1, momentum: float = 0.9, decay: float = 5e-4,
         random_state: int = 0) -> np.ndarray:  # fmt: skip
-    """Train the parameters of `net` that require a gradient, in place; returns the loss of every step (float32).
+    """Train the parameters of `net` that require a gradient, in place; returns the loss of every step.
 
     loss: called with the indices of a batch, out of `count` samples, and a CPU generator for all else that is
         random in the step.
@@ -44,31 +45,35 @@ def sgd(net: nn.Module, loss: Loss, count: int, checkpoint: Checkpoint, *, steps
         if not np.isfinite(history[step]):
             raise UserError(f"the loss is {history[step]} at step {step}; lower lr, which is {lr}")
         checkpoint.progress(step + 1, steps, f"loss {history[max(0, step - 49) : step + 1].mean():.3f}")
-        checkpoint.save(lambda step=step: _position(net, optimiser, history, step + 1))
+        checkpoint.save(partial(_position, net, optimiser, history, step + 1))
     return history
 
 
 def _indices(step: int, batch: int, count: int, seed: int) -> np.ndarray:
-    """The samples of a step: pass after pass in seeded orders, cut into batches without regard for the seams."""
+    """The samples of a step: pass after pass in seeded orders, cut into batches across their seams."""
     at = np.arange(step * batch, (step + 1) * batch)
     passes = {p: np.random.default_rng([seed, int(p)]).permutation(count) for p in np.unique(at // count)}
     return np.array([passes[i // count][i % count] for i in at])
 
 
 def _generator(seed: int, step: int) -> torch.Generator:
-    spread = np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0]  # unlike those of its neighbours
+    spread = np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[
+        0
+    ]  # unlike those of its neighbours
     return torch.Generator().manual_seed(int(spread >> np.uint64(1)))
 
 
 def _position(net: nn.Module, optimiser: torch.optim.Optimizer, history: np.ndarray, done: int) -> State:
     """All that the next step depends on."""
-    momenta = {f"momentum.{i}": optimiser.state[p]["momentum_buffer"] for i, p in enumerate(_trained(optimiser))
-               if optimiser.state[p].get("momentum_buffer") is not None}  # fmt: skip
+    buffers = [optimiser.state[p].get("momentum_buffer") for p in _trained(optimiser)]
+    momenta = {f"momentum.{i}": buffer for i, buffer in enumerate(buffers) if buffer is not None}
     weights = {f"net.{name}": tensor for name, tensor in net.state_dict().items()}
     return {"done": np.array(done), "history": history, **weights, **momenta}
 
 
-def _resume(net: nn.Module, optimiser: torch.optim.Optimizer, history: np.ndarray, saved: State | None) -> int:
+def _resume(
+    net: nn.Module, optimiser: torch.optim.Optimizer, history: np.ndarray, saved: State | None
+) -> int:
     """Become what `_position` saved; the number of steps done."""
     if saved is None:
         return 0

@@ -105,7 +105,9 @@ def test_both_paths_agree_at_the_real_size() -> None:
     boxes[:, 2:] += np.random.default_rng(1).uniform(0, 300, (len(boxes), 2)).astype(np.float32)
     places = windows(boxes, (375, 500), 227)
     gap = module._warp_each(image, places, 227) - module._warp_all(image, places, 227)
-    assert gap.abs().max() < 0.02  # pure noise, 500 pixels wide: float32 places are good to 1e-5 pixels and more
+    assert (
+        gap.abs().max() < 0.02
+    )  # pure noise, 500 pixels wide: float32 places are good to 1e-5 pixels and more
 
 
 def test_no_padding_is_a_plain_crop() -> None:
@@ -115,7 +117,7 @@ def test_no_padding_is_a_plain_crop() -> None:
 
 
 def test_windows_of_a_worked_example() -> None:
-    """A 195-pixel box at 227 with context 16: scale 227/195 makes its window 227, and one for inclusive ends."""
+    """A 195-pixel box at 227 with context 16: scale 227/195 makes its window 227, plus one."""
     place = windows([[100, 100, 295, 295]], (600, 600), 227)[0].tolist()
     assert place == [84, 84, 312, 312, 0, 0, 227, 227]
 
@@ -151,7 +153,9 @@ def test_features_are_those_of_the_net_on_the_crops() -> None:
     expected = net(crops, ["pool5", "gap"])
     assert set(fields) == {"features.gap", "features.pool5"} == set(made.gives)
     for layer in ("gap", "pool5"):
-        torch.testing.assert_close(fields[f"features.{layer}"], expected[layer].detach(), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(
+            fields[f"features.{layer}"], expected[layer].detach(), rtol=1e-4, atol=1e-4
+        )
 
 
 def test_batches_and_chunks_change_nothing() -> None:
@@ -165,7 +169,9 @@ def test_batches_and_chunks_change_nothing() -> None:
 
 def test_a_batch_never_spans_images(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = []
-    monkeypatch.setattr(module, "warp", lambda image, places, *a: sizes.append(len(places)) or warp(image, places, *a))
+    monkeypatch.setattr(
+        module, "warp", lambda image, places, *a: sizes.append(len(places)) or warp(image, places, *a)
+    )
     stage(batch=8)([record(BOXES[:10], 0), record(BOXES[:9], 1)])
     assert sizes == [8, 2, 8, 1]
 
@@ -184,7 +190,10 @@ def test_the_fields_fit_a_record() -> None:
 
 
 def test_bfloat16_is_near_float32() -> None:
-    low, full = (stage(precision=p, storage="float32")([record(BOXES)])[0]["features.pool5"] for p in ("bfloat16", "float32"))
+    low, full = (
+        stage(precision=p, storage="float32")([record(BOXES)])[0]["features.pool5"]
+        for p in ("bfloat16", "float32")
+    )
     assert 0 < (low - full).norm() < 0.02 * full.norm()
 
 
@@ -216,7 +225,7 @@ def test_the_key_names_the_precision_and_not_the_speed() -> None:
 def test_what_overflows_is_told() -> None:
     made = stage(weights=Ref("pretrain"))
     made.bind("weights", {key: value * 1e3 for key, value in load("shapenet").state_dict().items()})
-    with pytest.raises(UserError, match="drawn 0.*pool5 of shapenet is not finite in float16"):
+    with pytest.raises(UserError, match=r"drawn 0.*pool5 of shapenet is not finite in float16"):
         made([record(BOXES)])
 
 

@@ -14,34 +14,41 @@ from rcnn.stages.nets.backbones import check, input_size, layers_of, load
 from rcnn.stages.nets.precision import precision_of
 from safetensors.torch import save_file
 
+POOLED_BY_MEAN = {"squeezenet1_1": "features", "mnasnet0_5": "layers", "shufflenet_v2_x0_5": "conv5"}
+
 
 def torchvision_net(name: str, **options: object) -> torch.nn.Module:
     torch.manual_seed(5)
     return torchvision.models.get_model_builder(name)(**options).eval()
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnet50", "squeezenet1_1", "mobilenet_v2", "mobilenet_v3_large", "densenet121",
-                                  "convnext_tiny", "efficientnet_b0", "regnet_y_400mf", "shufflenet_v2_x0_5",
+@pytest.mark.parametrize("name", ["resnet18", "resnet50", "squeezenet1_1", "mobilenet_v2",
+                                  "mobilenet_v3_large", "densenet121", "convnext_tiny", "efficientnet_b0",
+                                  "regnet_y_400mf", "shufflenet_v2_x0_5",
                                   "mnasnet0_5", "googlenet", "swin_t"])  # fmt: skip
-def test_the_map_and_its_layers_are_those_of_the_whole_net(name: str) -> None:
-    """What the whole net hands to its pooling, read by a hook, is what the trunk gives."""
+def test_the_map_and_its_layers_are_those_of_the_whole_net(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the whole net hands to its global pooling is what the trunk gives."""
     options = {"init_weights": False, "aux_logits": False} if name == "googlenet" else {}
-    model = torchvision_net(name, **options)
-    net = load(name, model.state_dict(), pool=2)
-    seen = []
-    pooling = [m for m in model.modules() if isinstance(m, torch.nn.AdaptiveAvgPool2d)][-1:]
+    model, seen = torchvision_net(name, **options), []
+    pool = torch.nn.functional.adaptive_avg_pool2d
     x = torch.randn(2, 3, 96, 64)
+    if name in POOLED_BY_MEAN:
+        last = model.get_submodule(POOLED_BY_MEAN[name])
+        last.register_forward_hook(lambda module, inputs, output: seen.append(output.clone()))
     with torch.no_grad():
-        if pooling and name != "squeezenet1_1" and "mobilenet_v3" not in name and "efficient" not in name:
-            pooling[0].register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].clone()))
+        with monkeypatch.context() as patch:
+            if name not in POOLED_BY_MEAN:
+                spy = lambda maps, size: seen.append(maps.clone()) or pool(maps, size)  # noqa: E731
+                patch.setattr(torch.nn.functional, "adaptive_avg_pool2d", spy)
             model(x)
+        net = load(name, model.state_dict(), pool=2)
         found, maps = net(x, ["gap", "pool5"]), net.trunk(x)
-    if seen:
-        torch.testing.assert_close(maps, seen[0])
+    torch.testing.assert_close(maps, seen[-1])  # those before it are of squeeze-and-excitation
     assert maps.shape[:2] == (2, net.channels)
     torch.testing.assert_close(found["gap"], maps.mean((2, 3)))
-    expected = torch.nn.functional.adaptive_avg_pool2d(maps, 2).reshape(2, -1)
-    torch.testing.assert_close(found["pool5"], expected)
+    torch.testing.assert_close(found["pool5"], pool(maps, 2).reshape(2, -1))
     assert {layer: f.shape[1] for layer, f in found.items()} == net.lengths
     assert net.stride == (16 if name.startswith("squeezenet") else 32)
 
@@ -66,7 +73,9 @@ def test_alexnet_as_caffe_names_it() -> None:
 def test_vgg16_as_caffe_names_it() -> None:
     with torch.device("meta"):
         model = torchvision.models.vgg16()
-    weights = {k: torch.zeros(()).expand(v.shape) for k, v in model.state_dict().items() if "classifier" not in k}
+    weights = {
+        k: torch.zeros(()).expand(v.shape) for k, v in model.state_dict().items() if "classifier" not in k
+    }
     net = load("vgg16", weights, layers=["pool5"])
     assert (net.layers, net.lengths) == (("pool5",), {"pool5": 25088})  # fc6 is not even held
     assert (net.channels, net.stride, net.input_size) == (512, 32, 224)
@@ -142,7 +151,9 @@ def squeezenet() -> torch.nn.Module:
     return torchvision_net("squeezenet1_1")
 
 
-@pytest.mark.parametrize("kind", ["whole.safetensors", "trunk.safetensors", "whole.pth", "trunk.pt", "checkpoint.pth"])
+@pytest.mark.parametrize(
+    "kind", ["whole.safetensors", "trunk.safetensors", "whole.pth", "trunk.pt", "checkpoint.pth"]
+)
 def test_files(squeezenet: torch.nn.Module, tmp_path: Path, kind: str) -> None:
     part = squeezenet.features if kind.startswith("trunk") else squeezenet
     state, path = part.state_dict(), tmp_path / kind
@@ -191,7 +202,9 @@ def test_a_stages_state() -> None:
 def test_wrong_weights_are_told_in_a_sentence(squeezenet: torch.nn.Module, tmp_path: Path) -> None:
     state, path = squeezenet.state_dict(), tmp_path / "net.safetensors"
     save_file(state, path)
-    with pytest.raises(UserError, match=r"net\.safetensors is not of resnet18: it has features\.0\.bias.* and 47 more"):
+    with pytest.raises(
+        UserError, match=r"net\.safetensors is not of resnet18: it has features\.0\.bias.* and 47 more"
+    ):
         load("resnet18", path)
     save_file({k: v for k, v in state.items() if k != "features.3.squeeze.bias"}, path)
     with pytest.raises(UserError, match=r"net\.safetensors.*lacks trunk\.features\.3\.squeeze\.bias"):
@@ -207,7 +220,7 @@ def test_wrong_weights_are_told_in_a_sentence(squeezenet: torch.nn.Module, tmp_p
     torch.save([1, 2], tmp_path / "list.pth")
     with pytest.raises(UserError, match=r"list\.pth holds no state"):
         load("squeezenet1_1", tmp_path / "list.pth")
-    with pytest.raises(UserError, match="'IMAGENET1K_V9' are neither .* IMAGENET1K_V1"):
+    with pytest.raises(UserError, match=r"'IMAGENET1K_V9' are neither .*IMAGENET1K_V1"):
         load("squeezenet1_1", "IMAGENET1K_V9")
 
 
@@ -231,7 +244,7 @@ def test_torchvisions_names(squeezenet: torch.nn.Module, monkeypatch: pytest.Mon
 
 
 def test_unknown_names() -> None:
-    with pytest.raises(ValueError, match="no backbone 'resnet5'; near it are .*resnet50"):
+    with pytest.raises(ValueError, match=r"no backbone 'resnet5'; near it are .*resnet50"):
         check("resnet5")
     with pytest.raises(ValueError, match="'vit_b_16' gives no convolutional map"):
         check("vit_b_16")
@@ -239,8 +252,9 @@ def test_unknown_names() -> None:
         load("qqqqqq")
 
 
-@pytest.mark.parametrize("name", ["alexnet", "vgg11", "vgg19_bn", "resnet152", "wide_resnet50_2", "convnext_large",
-                                  "regnet_x_800mf", "densenet201", "inception_v3", "efficientnet_v2_s"])  # fmt: skip
+@pytest.mark.parametrize("name", ["alexnet", "vgg11", "vgg19_bn", "resnet152", "wide_resnet50_2",
+                                  "convnext_large", "regnet_x_800mf", "densenet201", "inception_v3",
+                                  "efficientnet_v2_s"])  # fmt: skip
 def test_known_names(name: str) -> None:
     check(name)
     channels, stride = backbones._geometry(name)
@@ -281,7 +295,7 @@ def test_real_squeezenet(data_root: Path) -> None:
 
 @pytest.mark.realdata
 def test_real_mobilenet_sees_a_wallaby(data_root: Path) -> None:
-    """The trunk under the file's own classifier names what is in pictures of kangaroos more often than chance."""
+    """The trunk under the file's own classifier finds the wallaby in pictures of kangaroos."""
     from PIL import Image
     from safetensors.torch import load_file
 

@@ -25,8 +25,8 @@ def picture(label: int, rng: np.random.Generator, side: int = 64) -> np.ndarray:
 def records(count: int, seed: int = 0, side: int = 64) -> RecordList:
     rng = np.random.default_rng(seed)
     labels = [1 + i % 3 for i in range(count)]
-    return RecordList([Record(f"{i:04}", {"image": picture(label, rng, side), "truth_labels": np.array([label, 1])})
-                       for i, label in enumerate(labels)], CLASSES)  # fmt: skip
+    fields = [{"image": picture(label, rng, side), "truth_labels": np.array([label, 1])} for label in labels]
+    return RecordList([Record(f"{i:04}", of_image) for i, of_image in enumerate(fields)], CLASSES)
 
 
 QUICK = {"epochs": 2, "batch": 16, "lr": 0.01, "device": "cpu"}
@@ -97,7 +97,9 @@ def test_killed_and_resumed_is_the_same() -> None:
     with pytest.raises(KeyboardInterrupt):
         part.fit(records(32), once)
     part.fit(records(32), once)
-    assert all(torch.equal(a, b) for a, b in zip(whole.net_.state_dict().values(), part.net_.state_dict().values()))
+    assert all(
+        torch.equal(a, b) for a, b in zip(whole.net_.state_dict().values(), part.net_.state_dict().values())
+    )
     assert np.array_equal(whole.history_, part.history_)
 
 
@@ -110,14 +112,18 @@ def test_images_of_another_size_are_resized() -> None:
 def test_no_class_is_told() -> None:
     image = picture(1, np.random.default_rng(0))
     for labels in ([], [4], [0]):
-        one = RecordList([Record("x/1", {"image": image, "truth_labels": np.array(labels, np.int64)})], CLASSES)
+        one = RecordList(
+            [Record("x/1", {"image": image, "truth_labels": np.array(labels, np.int64)})], CLASSES
+        )
         with pytest.raises(UserError, match="'x/1' has no class between 1 and 3"):
             Pretraining(**QUICK).fit(one, NoCheckpoint())
     with pytest.raises(UserError, match="no images"):
         Pretraining(**QUICK).fit(RecordList([], CLASSES), NoCheckpoint())
 
 
-@pytest.mark.parametrize("params", [{"backbone": "shapnet"}, {"epochs": 0}, {"lr": 0.0}, {"batch": 0}, {"drop_epochs": 0}])
+@pytest.mark.parametrize(
+    "params", [{"backbone": "shapnet"}, {"epochs": 0}, {"lr": 0.0}, {"batch": 0}, {"drop_epochs": 0}]
+)
 def test_parameters_that_cannot_be_meant(params: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=str(next(iter(params)))):
         Pretraining(**params).validate()

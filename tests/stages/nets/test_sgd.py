@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -67,8 +68,8 @@ def test_the_update_is_momentum_decay_and_a_dropping_rate() -> None:
     """Two parameters by hand: v = 0.9 v + (g + decay w); w -= rate v."""
     net = nn.Linear(1, 1, bias=False)
     nn.init.constant_(net.weight, 2.0)
-    history = sgd(net, lambda indices, generator: 3 * net.weight.sum(), 10, NoCheckpoint(), steps=4, batch=1, lr=0.1,
-                  drop_every=2, decay=0.01)  # fmt: skip
+    history = sgd(net, lambda indices, generator: 3 * net.weight.sum(), 10, NoCheckpoint(), steps=4, batch=1,
+                  lr=0.1, drop_every=2, decay=0.01)  # fmt: skip
     w, v, losses = 2.0, 0.0, []
     for rate in (0.1, 0.1, 0.01, 0.01):
         losses.append(3 * w)
@@ -95,7 +96,7 @@ def test_killed_and_resumed_is_the_same(saves: int) -> None:
 def test_every_pass_takes_each_sample_once_in_another_order() -> None:
     drawn = np.concatenate([_indices(step, 8, 20, seed=1) for step in range(10)]).reshape(4, 20)
     assert all(sorted(one) == list(range(20)) for one in drawn)
-    assert not any((a == b).all() for a, b in zip(drawn, drawn[1:]))
+    assert not any((a == b).all() for a, b in pairwise(drawn))
     assert len(_indices(0, 50, 20, seed=1)) == 50  # a batch larger than the data goes round
 
 
