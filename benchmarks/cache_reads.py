@@ -26,9 +26,7 @@ def seconds(read: Callable[[int], object], entries: int) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, default in {"boxes": 2000, "length": 9216, "entries": 8, "rounds": 7}.items():
         parser.add_argument(f"--{name}", type=int, default=default)
     args = parser.parse_args()
@@ -57,9 +55,7 @@ def main() -> None:
             for name, read in ways.items():
                 times[name].append(seconds(read, args.entries))
     size = features.nbytes * args.entries / 1e9
-    print(
-        f"{args.entries} entries of {args.boxes} x {args.length} float16, {features.nbytes / 1e6:.0f} MB each"
-    )
+    print(f"{args.entries} entries of {args.boxes} x {args.length} float16, {features.nbytes / 1e6:.0f} MB each")
     for name, taken in times.items():
         ratio = median(base / own for base, own in zip(times["numpy.fromfile"], taken))
         print(f"{name:18} {size / median(taken):6.2f} GB/s   {ratio:5.2f} of numpy")

@@ -34,17 +34,13 @@ def drawn(boxes: int, seed: int = 0) -> Record:
     side = 20 * (18 ** rng.uniform(0, 1, (boxes, 2)))  # log-uniform, 20 to 360
     corner = rng.uniform(0, 1, (boxes, 2)) * np.maximum([500, 375] - side, 0)
     spans = np.concatenate([corner, np.minimum(corner + side, [500, 375])], 1)
-    return Record(
-        "drawn", {"image": rng.integers(0, 256, (375, 500, 3), np.uint8), "boxes": spans.astype(np.float32)}
-    )
+    return Record("drawn", {"image": rng.integers(0, 256, (375, 500, 3), np.uint8), "boxes": spans.astype(np.float32)})
 
 
 def bare(net: Backbone, side: int, batch: int, boxes: int) -> Callable[[], None]:
     """As many forwards of the trunk alone as the boxes take, the last one cut like theirs."""
     weight = next(net.parameters())
-    x = torch.randn(batch, 3, side, side, device=weight.device).to(
-        weight.dtype, memory_format=torch.channels_last
-    )
+    x = torch.randn(batch, 3, side, side, device=weight.device).to(weight.dtype, memory_format=torch.channels_last)
 
     def run() -> None:
         with torch.no_grad():
@@ -103,9 +99,7 @@ def measure(backbone: str, boxes: int, rounds: int, loop_boxes: int) -> tuple[fl
         seen.append((rates[True], rates[False], rate(*loop)))
     to_bare, to_loop = median(a / b for a, b, _ in seen), median(a / c for a, _, c in seen)
     claim = CLAIMED.get(backbone)
-    verdict = (
-        "" if claim is None else f", claimed {claim}: {'holds' if to_bare >= claim else 'DOES NOT HOLD'}"
-    )
+    verdict = "" if claim is None else f", claimed {claim}: {'holds' if to_bare >= claim else 'DOES NOT HOLD'}"
     print(f"{backbone} ({weight.dtype}, {weight.device.type}, batch {batch}, {boxes} boxes, "
           f"{rounds} rounds): WarpedCNN {median(a for a, _, _ in seen):.0f} crops/s, bare trunk "
           f"{median(b for _, b, _ in seen):.0f}, plain loop {median(c for _, _, c in seen):.0f}; "
@@ -115,15 +109,11 @@ def measure(backbone: str, boxes: int, rounds: int, loop_boxes: int) -> tuple[fl
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backbones", nargs="+", default=["squeezenet1_1", "vgg16", "alexnet"])
     parser.add_argument("--boxes", type=int, default=2000, help="boxes of the image")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument(
-        "--loop-boxes", type=int, default=32, help="boxes that the plain loop does in a round"
-    )
+    parser.add_argument("--loop-boxes", type=int, default=32, help="boxes that the plain loop does in a round")
     args = parser.parse_args()
     print(f"{torch.get_num_threads()} threads, torch {torch.__version__}")
     for backbone in args.backbones:

@@ -30,9 +30,7 @@ app.add_typer(cache_app, name="cache")
 
 Recipe = Annotated[str, typer.Argument(help="A recipe's name; `rcnn recipes` lists them.")]
 RunOrRecipe = Annotated[str, typer.Argument(metavar="RUN|RECIPE", help="A trained RUN folder, or a recipe.")]
-Data = Annotated[
-    str, typer.Option(help="voc:DIR:SPLIT, coco:FILE.json[:IMAGES], folder:DIR or shapes:N[:SEED].")
-]
+Data = Annotated[str, typer.Option(help="voc:DIR:SPLIT, coco:FILE.json[:IMAGES], folder:DIR or shapes:N[:SEED].")]
 Sets = Annotated[list[str], typer.Option("--set", metavar="STEP__PARAM=VALUE", help="Change a parameter.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 Jobs = Annotated[int | None, typer.Option(help="Worker processes for CPU stages. [default: all cores]")]
@@ -153,9 +151,7 @@ def run_steps(
     data: Data,
     only: Annotated[str | None, typer.Option(help="Run this step alone, on what the cache holds.")] = None,
     until: Annotated[str | None, typer.Option(help="Run all steps up to and with this one.")] = None,
-    shard: Annotated[
-        str, typer.Option(metavar="I/N", help="Only every N-th image, from the I-th (0-based).")
-    ] = "0/1",
+    shard: Annotated[str, typer.Option(metavar="I/N", help="Only every N-th image, from the I-th (0-based).")] = "0/1",
     sets: Sets = [],
     device: Device = "auto",
     jobs: Jobs = None,
@@ -293,9 +289,7 @@ def _pipeline(name: str, sets: list[str], seed: int | None, allow: list[str] | N
             raise UserError(f"{name} is trained: its parameters cannot be set any more")
         return saved.load(name, allow or [])
     if name not in found.__all__:
-        raise UserError(
-            f"{name!r} is neither a trained RUN folder nor a recipe; recipes: {', '.join(found.__all__)}"
-        )
+        raise UserError(f"{name!r} is neither a trained RUN folder nor a recipe; recipes: {', '.join(found.__all__)}")
     pipeline: Pipeline = _told(lambda: getattr(found, name)(**_known(name, getattr(found, name), of_recipe)))
     if seed is not None:
         seeded = {key: seed for key in pipeline.get_params() if key.endswith("__random_state")}

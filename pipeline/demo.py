@@ -49,14 +49,8 @@ def _print(run: Run, scores: dict[str, Any]) -> None:
 
 def _parts(run: Run, scores: dict[str, Any], out: Path) -> list[str]:
     calls = run.clock.calls()
-    said = (
-        "This run called no stage: all is from the cache."
-        if calls == 0
-        else "A cache hit is counted, never timed."
-    )
-    images = "".join(
-        f'<img src="pictures/{p.name}" alt="">' for p in sorted((out / "pictures").glob("*.png"))
-    )
+    said = "This run called no stage: all is from the cache." if calls == 0 else "A cache hit is counted, never timed."
+    images = "".join(f'<img src="pictures/{p.name}" alt="">' for p in sorted((out / "pictures").glob("*.png")))
     rows = report.cache_rows(_store(run))
     megabytes = sum(row["bytes"] for row in rows) / 1e6
     return [

@@ -129,8 +129,7 @@ def match(results: Results, truths: Truths, iou: float = 0.5) -> Matches:
 def _positives(truths: Truths) -> dict[int, Any]:
     labels = {int(label) for truth in truths.values() for label in truth.labels}
     return {
-        label: np.array([((t.labels == label) & ~t.ignored).sum() for t in truths.values()])
-        for label in sorted(labels)
+        label: np.array([((t.labels == label) & ~t.ignored).sum() for t in truths.values()]) for label in sorted(labels)
     }
 
 
@@ -143,9 +142,7 @@ def average_precision(hits: Any, misses: Any, positives: Any, metric: str) -> An
     with np.errstate(invalid="ignore", divide="ignore"):
         recall = hits / positives  # ... N
     precision = hits / np.maximum(hits + misses, 1)  # 0 before the first detection
-    envelope = np.maximum.accumulate(precision[..., ::-1], -1)[
-        ..., ::-1
-    ]  # best precision at this recall or more
+    envelope = np.maximum.accumulate(precision[..., ::-1], -1)[..., ::-1]  # best precision at this recall or more
     if metric == "area":
         ap = (np.diff(recall, axis=-1, prepend=0) * envelope).sum(-1)
     elif metric == "11pt":
@@ -214,10 +211,7 @@ def coco_ap(
         classes = int(max((one.max() for one in labels if len(one)), default=0))
     evaluated = _coco_eval(results, truths, classes, fast)
     whole = {name: _coco_number(evaluated, name, slice(None)) for name in COCO_METRICS}
-    by_label = {
-        k: {name: _coco_number(evaluated, name, k - 1) for name in COCO_METRICS}
-        for k in range(1, classes + 1)
-    }
+    by_label = {k: {name: _coco_number(evaluated, name, k - 1) for name in COCO_METRICS} for k in range(1, classes + 1)}
     return whole, by_label
 
 
@@ -229,9 +223,7 @@ def _coco_eval(results: Results, truths: Truths, classes: int, fast: bool) -> An
         sides = []
         for annotations in (_coco_truths(truths), _coco_results(results, truths)):
             side = make()
-            numbered = [
-                {"id": n, **row} for n, row in enumerate(annotations, 1)
-            ]  # 0 would read as "no match"
+            numbered = [{"id": n, **row} for n, row in enumerate(annotations, 1)]  # 0 would read as "no match"
             side.dataset = {**header, "annotations": numbered}
             side.createIndex()
             sides.append(side)
@@ -419,9 +411,7 @@ def bootstrap(
     """
     kind = metric.removeprefix("voc_")
     if kind not in VOC_METRICS or kind == metric:
-        raise ValueError(
-            f"metric is {metric!r}, not one of {', '.join(f'voc_{name}' for name in VOC_METRICS)}"
-        )
+        raise ValueError(f"metric is {metric!r}, not one of {', '.join(f'voc_{name}' for name in VOC_METRICS)}")
     if all(truth.ignored.all() for truth in truths.values()):
         raise UserError("there is no object in these images, so nothing to compare by")
     images = len(truths)
@@ -467,9 +457,7 @@ def top_per_set(results: Results, per_image: float = 40) -> dict[str, Detections
         keep[mine[np.argsort(-scores[mine], kind="stable")[:most]]] = True
     ends = np.cumsum([len(one.labels) for one in results.values()])[:-1]
     parts = np.split(keep, ends) if results else []
-    return {
-        name: Detections(*(field[part] for field in one)) for (name, one), part in zip(results.items(), parts)
-    }
+    return {name: Detections(*(field[part] for field in one)) for (name, one), part in zip(results.items(), parts)}
 
 
 def _overlap(a: Any, b: Any) -> Any:

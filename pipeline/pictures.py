@@ -17,9 +17,7 @@ MANY = 200  # boxes in one picture, at most
 INCH = 6.0
 
 
-def detections(
-    record: Record, classes: Sequence[str], path: Path, min_score: float = 0.0, truth: bool = False
-) -> None:
+def detections(record: Record, classes: Sequence[str], path: Path, min_score: float = 0.0, truth: bool = False) -> None:
     """Draw an image's detections with class and score, best on top; `truth`: annotated boxes in white too."""
     figure, (axes,) = _figure(record, 1)
     if truth:
@@ -129,9 +127,7 @@ def _box(axes: Any, box: Any, colour: Any, text: str = "", width: float = 1.8, d
     )
     if text:
         back = {"facecolor": colour, "edgecolor": "none", "alpha": 0.75, "pad": 0.8}
-        axes.text(
-            x0, y0, text, fontsize=6, color="black", bbox=back, verticalalignment="bottom", clip_on=True
-        )
+        axes.text(x0, y0, text, fontsize=6, color="black", bbox=back, verticalalignment="bottom", clip_on=True)
 
 
 def _class(classes: Sequence[str], label: int) -> str:

@@ -69,9 +69,7 @@ def ap_table(found: Mapping[str, Any]) -> Any:
 def cost_table(run: Run) -> Any:
     """What each step cost in this run, for the terminal."""
     calls = run.clock.calls()
-    caption = (
-        "no stage was called: all is from the cache" if calls == 0 else "a cache hit is counted, never timed"
-    )
+    caption = "no stage was called: all is from the cache" if calls == 0 else "a cache hit is counted, never timed"
     return _table("cost by step", COST_HEAD, cost_rows(run), caption)
 
 
@@ -97,10 +95,7 @@ def cache_table(rows: Sequence[Mapping[str, Any]], root: Path) -> Any:
 
 
 def cache_cells(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-    return [
-        [r["shelf"], str(r["images"]), _mb(r["bytes"]), "yes" if r["learned"] else "", r["made"]]
-        for r in rows
-    ]
+    return [[r["shelf"], str(r["images"]), _mb(r["bytes"]), "yes" if r["learned"] else "", r["made"]] for r in rows]
 
 
 def _mb(n: int) -> str:

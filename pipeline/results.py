@@ -11,9 +11,7 @@ from ..stages.record import Record
 from .wrap import host
 
 
-def coco_results(
-    record: Record, image_id: int, category_ids: Sequence[int] | None = None
-) -> list[dict[str, Any]]:
+def coco_results(record: Record, image_id: int, category_ids: Sequence[int] | None = None) -> list[dict[str, Any]]:
     """COCO's results format (bbox = [x, y, width, height]) with `file_name` beside `image_id`.
 
     category_ids: of labels 1..K; default the labels themselves.

@@ -85,9 +85,7 @@ class Run:
         for name in self.pipeline.taught(fields):
             data = self.pipeline.steps[self.pipeline.index(name)].data
             if data is None:
-                raise UserError(
-                    f"step {name!r} has learned nothing yet: train the recipe first, and name the RUN"
-                )
+                raise UserError(f"step {name!r} has learned nothing yet: train the recipe first, and name the RUN")
             with self.bars:
                 self._learn(name, data)
 

@@ -27,18 +27,12 @@ FORMAT = 1
 def save(pipeline: Pipeline, folder: str | Path) -> None:
     """Write a fitted pipeline. UserError if the folder cannot be written or holds something else."""
     folder = Path(folder)
-    if (
-        folder.exists()
-        and not (folder / "recipe.json").is_file()
-        and (not folder.is_dir() or any(folder.iterdir()))
-    ):
+    if folder.exists() and not (folder / "recipe.json").is_file() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} is there already and is no trained run")
     for step in pipeline:
         if step.name in pipeline.keys:
             state = on_host(pipeline.stage(step.name).state())
-            files.write(
-                folder / "states" / f"{step.name}.safetensors", state, {"key": pipeline.keys[step.name]}
-            )
+            files.write(folder / "states" / f"{step.name}.safetensors", state, {"key": pipeline.keys[step.name]})
     recipe = {
         "format": FORMAT,
         "name": pipeline.name,
@@ -94,9 +88,7 @@ def _step_json(pipeline: Pipeline, step: Step, folder: Path) -> dict[str, Any]:
     if isinstance(step.stage, Again):
         return {**row, "again": step.stage.step, "fields": step.stage.fields}
     stage = step.stage
-    params = {
-        name: _param_json(stage, name, value, folder, step.name) for name, value in stage.get_params().items()
-    }
+    params = {name: _param_json(stage, name, value, folder, step.name) for name, value in stage.get_params().items()}
     return {**row, "class": f"{type(stage).__module__}.{type(stage).__qualname__}", "params": params}
 
 
@@ -121,18 +113,14 @@ def _step(row: dict[str, Any], folder: Path, allow: Sequence[str]) -> Step:
         return Step(row["name"], Again(row["again"], **row["fields"]), row["keep"])
     module, _, name = row["class"].rpartition(".")
     if module.split(".")[0] != "rcnn" and module not in allow:
-        raise UserError(
-            f"{folder} names {row['class']}, which is not of rcnn; say --allow {module} if you trust it"
-        )
+        raise UserError(f"{folder} names {row['class']}, which is not of rcnn; say --allow {module} if you trust it")
     try:
         kind = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
         raise UserError(f"{folder} names {row['class']}, which cannot be imported: {error}") from error
     if not (isinstance(kind, type) and issubclass(kind, Stage)):
         raise UserError(f"{folder} names {row['class']}, which is no stage")
-    return Step(
-        row["name"], kind(**{key: _param(value, folder) for key, value in row["params"].items()}), row["keep"]
-    )
+    return Step(row["name"], kind(**{key: _param(value, folder) for key, value in row["params"].items()}), row["keep"])
 
 
 def _param(value: Any, folder: Path) -> Any:

@@ -172,8 +172,7 @@ class Cached:
 
     def _lazies(self, record: Record, entry: Entry) -> Fields:
         return {
-            name: Lazy(partial(self._load, record, entry, name), partial(_token, entry, name))
-            for name in entry.slots
+            name: Lazy(partial(self._load, record, entry, name), partial(_token, entry, name)) for name in entry.slots
         }
 
     def _load(self, record: Record, entry: Entry, name: str) -> np.ndarray:

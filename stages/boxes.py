@@ -17,9 +17,7 @@ def overlap(a: Any, b: Any) -> Any:
 
     if isinstance(a, torch.Tensor):
         return box_iou(a, b)
-    return box_iou(
-        torch.from_numpy(np.asarray(a, np.float32)), torch.from_numpy(np.asarray(b, np.float32))
-    ).numpy()
+    return box_iou(torch.from_numpy(np.asarray(a, np.float32)), torch.from_numpy(np.asarray(b, np.float32))).numpy()
 
 
 def encode(boxes: Any, targets: Any) -> Any:

@@ -163,9 +163,7 @@ class Record(Mapping[str, Any]):
                     f"image {self.id!r}: {reader or 'a step'} needs {name!r}, "
                     f"which nothing gives (there is: {', '.join(self._fields)})"
                 )
-        return Record(
-            self.id, {name: self._fields[name] for name in names}, reader
-        )  # a Lazy is shared: made once
+        return Record(self.id, {name: self._fields[name] for name in names}, reader)  # a Lazy is shared: made once
 
     def _letters(self) -> dict[str, int]:
         known: dict[str, int] = {}
@@ -198,9 +196,7 @@ def check_field(name: str, value: Any, known: dict[str, int], where: str) -> Non
         else:
             continue
         if n != expected:
-            raise ValueError(
-                f"{where} gives {name!r} with shape {shape}, not ({field.shape}), {letter} = {expected}"
-            )
+            raise ValueError(f"{where} gives {name!r} with shape {shape}, not ({field.shape}), {letter} = {expected}")
 
 
 class Records(Sequence[Record]):

@@ -79,9 +79,7 @@ def feature_scale(read: Callable[[int], Any], images: int, norm: float, random_s
     norms = [row_norms(_some_rows(read(int(i)), rng)) for i in sample]
     mean = float(np.concatenate(norms).mean()) if sum(map(len, norms)) else 0.0
     if not (np.isfinite(mean) and mean > 0):
-        raise UserError(
-            f"the features of {len(sample)} sampled images cannot be scaled: their mean norm is {mean}"
-        )
+        raise UserError(f"the features of {len(sample)} sampled images cannot be scaled: their mean norm is {mean}")
     return norm / mean
 
 

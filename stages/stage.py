@@ -99,9 +99,7 @@ class Stage:
         names = self.param_names()
         for name, value in params.items():
             if name not in names:
-                raise ValueError(
-                    f"{type(self).__name__} has no parameter {name!r}; it has {', '.join(names)}"
-                )
+                raise ValueError(f"{type(self).__name__} has no parameter {name!r}; it has {', '.join(names)}")
             setattr(self, name, value)
         return self
 
@@ -180,15 +178,11 @@ class Stage:
         try:
             return self.__dict__.get("_bound", {})[name]
         except KeyError:
-            raise RuntimeError(
-                f"{type(self).__name__}: the state of step {value.step!r} was not handed over"
-            ) from None
+            raise RuntimeError(f"{type(self).__name__}: the state of step {value.step!r} was not handed over") from None
 
     def __getstate__(self) -> dict[str, Any]:
         """What a joblib worker gets: nothing that was only built for speed (names starting with `_`)."""
-        return {
-            name: value for name, value in vars(self).items() if not name.startswith("_") or name == "_bound"
-        }
+        return {name: value for name, value in vars(self).items() if not name.startswith("_") or name == "_bound"}
 
 
 def _same(a: Any, b: Any) -> bool:

@@ -158,9 +158,7 @@ def test_the_docstring_says_what_it_is(kind: type[Stage], stages: dict[type[Stag
 
 
 @each_called
-def test_a_call_gives_what_is_declared_and_changes_nothing(
-    kind: type[Stage], stages: dict[type[Stage], Stage]
-) -> None:
+def test_a_call_gives_what_is_declared_and_changes_nothing(kind: type[Stage], stages: dict[type[Stage], Stage]) -> None:
     stage = ready(stages[kind])
     record = records(kind)[1]
     before = {name: np.array(record[name]) for name in stage.needs}

@@ -45,8 +45,7 @@ def why_not(file: PurePosixPath, inside: bool, name: Name) -> str:
     another_room = to == "stages" and to_room in rooms() - {room, "nets"}
     rules = {
         "imports inside the package are relative": not inside and to == "rcnn",
-        f"cache/ does not know {to}": top == "cache"
-        and ((not inside and heavy) or (inside and to == "stages")),
+        f"cache/ does not know {to}": top == "cache" and ((not inside and heavy) or (inside and to == "stages")),
         "only the command's entry knows pipeline/": inside
         and to == "pipeline"
         and top not in ("pipeline", "__main__.py"),
@@ -119,9 +118,7 @@ def module_name(file: PurePosixPath) -> str:
 
 
 def python(code: str) -> str:
-    run = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT.parent
-    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT.parent)
     assert run.returncode == 0, run.stderr
     return run.stdout
 

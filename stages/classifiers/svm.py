@@ -283,9 +283,7 @@ class LinearSVMs(Stage):
     def fit(self, records: Records, checkpoint: Checkpoint | None = None) -> None:
         checkpoint = checkpoint or NoCheckpoint()
         if not len(records) or not records.classes:
-            raise UserError(
-                f"LinearSVMs: {len(records)} images of {len(records.classes)} classes teach nothing"
-            )
+            raise UserError(f"LinearSVMs: {len(records)} images of {len(records.classes)} classes teach nothing")
         saved = checkpoint.load()
         self.scale_ = self._find_scale(records) if saved is None else float(np.array(saved["scale"])[0])
         positives = self._positives(records)  # K arrays n F
@@ -360,9 +358,7 @@ class LinearSVMs(Stage):
         self.history_ = history_table(mining.history)
         lost = [name for name, b in zip(classes, mining.bias) if np.isneginf(b)]
         if lost:
-            warnings.warn(
-                f"no SVM for {', '.join(lost)}: no positive or no negative in the data", stacklevel=3
-            )
+            warnings.warn(f"no SVM for {', '.join(lost)}: no positive or no negative in the data", stacklevel=3)
 
 
 def _nonzeros(rows: Any, scale: float) -> tuple[Any, Any, Any]:

@@ -83,9 +83,7 @@ class COCO(Records):
         if len(xywh) != 4 or not np.isfinite(xywh).all():
             raise ValueError(f"annotation {id} has no box of four numbers")
         if xywh[2] <= 0 or xywh[3] <= 0:
-            self.left_out.append(
-                f"{self.file}: annotation {id} of image {image} has a box of no size, {xywh}"
-            )
+            self.left_out.append(f"{self.file}: annotation {id} of image {image} has a box of no size, {xywh}")
             return
         segmentation = _compact(annotation.get("segmentation"))
         area = float(annotation.get("area", xywh[2] * xywh[3]))
@@ -180,9 +178,7 @@ def _images(file: Path, images: str | Path | None, names: Sequence[str]) -> Path
     if not missing[best]:
         return best
     if len(missing[best]) == len(names):
-        raise UserError(
-            f"the images of {file}, such as {names[0]}, are not in {', '.join(map(str, missing))}"
-        )
+        raise UserError(f"the images of {file}, such as {names[0]}, are not in {', '.join(map(str, missing))}")
     raise UserError(f"{len(missing[best])} of the {len(names)} images of {file} are not in {best}, "
                     f"{missing[best][0]} for one")  # fmt: skip
 

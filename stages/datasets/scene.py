@@ -116,9 +116,7 @@ def _shape(rng: Rng, name: str, sides: tuple[float, float]) -> Any:
     return coverage(fitted(OUTLINES[name](), side, stretch, rng.uniform(0, 2 * np.pi)))
 
 
-def _placed(
-    rng: Rng, label: int, alpha: Any, pieces: Sequence[Piece], height: int, width: int
-) -> Piece | None:
+def _placed(rng: Rng, label: int, alpha: Any, pieces: Sequence[Piece], height: int, width: int) -> Piece | None:
     h, w = alpha.shape
     if h > height or w > width:
         return None

@@ -68,9 +68,7 @@ class _Drawn(Records):
         del params["n"], params["classes"]
         return json.dumps([type(self).__name__, self.version, params, index], sort_keys=True).encode()
 
-    def _layout(
-        self, rng: np.random.Generator, size: Sequence[int], vary: float
-    ) -> tuple[int, int, list[Piece]]:
+    def _layout(self, rng: np.random.Generator, size: Sequence[int], vary: float) -> tuple[int, int, list[Piece]]:
         height, width = frame(rng, size[0], size[1], vary)
         shapes = self.objects, self.smallest, self.largest, self.occlusion
         return height, width, layout(rng, height, width, *shapes)
@@ -128,9 +126,7 @@ class Shapes(_Drawn):
             "size": partial(_size_of, scene),
             **{name: partial(_item, truth, name) for name in TRUTH},
         }
-        return Record(
-            f"shapes-{self.seed}-{i:06d}", {name: Lazy(load, identity) for name, load in loads.items()}
-        )
+        return Record(f"shapes-{self.seed}-{i:06d}", {name: Lazy(load, identity) for name, load in loads.items()})
 
     def _scene(self, index: int) -> tuple[int, int, list[Piece]]:
         return self._layout(self._rng(LAYOUT, index), self.size, self.vary)
@@ -218,9 +214,7 @@ class ShapeCrops(_Drawn):
         loads: dict[str, Callable[[], Any]] = {
             name: partial(_item, crop, name) for name in ("image", "size", "truth_boxes", "truth_labels")
         }
-        return Record(
-            f"shapecrops-{self.seed}-{i:06d}", {name: Lazy(load, identity) for name, load in loads.items()}
-        )
+        return Record(f"shapecrops-{self.seed}-{i:06d}", {name: Lazy(load, identity) for name, load in loads.items()})
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_last": None}  # records that are sent to a process carry no picture
@@ -240,9 +234,7 @@ class ShapeCrops(_Drawn):
         image, boxes, labels, clutter = self._last[1]
         rng = self._rng(CROP, number, j)
         if rng.random() < self.background:
-            return _cut(image, _empty_window(rng, image.shape[:2], boxes, clutter), self.size), len(
-                self.classes
-            )
+            return _cut(image, _empty_window(rng, image.shape[:2], boxes, clutter), self.size), len(self.classes)
         k = j % len(boxes)  # in the order they were drawn, which says nothing of their classes
         return _cut(image, _around(rng, boxes[k], self.context, self.jitter), self.size), int(labels[k])
 

@@ -153,9 +153,7 @@ def find_folders(root: Path, split: str) -> tuple[dict[str, Path], list[str]]:
         raise UserError(f"{root} holds neither ImageSets/Main nor folders such as VOC2007")
     match = YEARS.fullmatch(split)
     if match is None and len(there) > 1:
-        raise UserError(
-            f"{root} holds {', '.join(p.name for p in there)}: say the years, as in 07+12_{split}"
-        )
+        raise UserError(f"{root} holds {', '.join(p.name for p in there)}: say the years, as in 07+12_{split}")
     if match is None:
         return {"": there[0]}, split.split("+")
     years = [year if len(year) == 4 else f"20{year}" for year in dict.fromkeys(match[1].split("+"))]
@@ -188,9 +186,7 @@ def _stems(folder: Path, lists: Sequence[str], annotations: Mapping[str, Any]) -
                 stems[line.strip() if line.strip() in annotations else line.split()[0]] = None
     for stem in stems:
         if stem not in annotations:
-            raise UserError(
-                f"there is no annotation {folder / 'Annotations' / stem}.xml, which a split lists"
-            )
+            raise UserError(f"there is no annotation {folder / 'Annotations' / stem}.xml, which a split lists")
     return list(stems)
 
 

@@ -114,7 +114,7 @@ def _warp_all(image: Any, places: np.ndarray, side: int) -> Any:
 
 
 def _taps(first: Any, last: Any, start: Any, length: Any, side: int, limit: int) -> tuple[Any, Any, Any, Any]:
-    """Along one axis: the two pixels (N S) around each pixel of a crop, its place there, and if it has any."""
+    """Along one axis: the two pixels (N S) around each pixel of a crop, its place, and if it has any."""
     import torch
 
     u = torch.arange(side, device=first.device) - start[:, None]  # N S
@@ -186,9 +186,7 @@ class WarpedCNN(Stage):
             if getattr(self, name) is not None and getattr(self, name) < least:
                 raise ValueError(f"{name} is {getattr(self, name)}; it is at least {least}")
         if self._side() <= 2 * self.padding:
-            raise ValueError(
-                f"size {self._side()} leaves nothing of the box inside 2 x padding {self.padding}"
-            )
+            raise ValueError(f"size {self._side()} leaves nothing of the box inside 2 x padding {self.padding}")
 
     def __call__(self, records: Sequence[Record]) -> list[dict[str, Any]]:
         net = self.net()
@@ -212,9 +210,7 @@ class WarpedCNN(Stage):
         weights = self.given("weights")
         built = self.__dict__.get("_built")
         if not built or built[0] != recipe or built[1] is not weights:
-            net = load(self.backbone, weights, self.random_state, self.layers, self.pool).requires_grad_(
-                False
-            )
+            net = load(self.backbone, weights, self.random_state, self.layers, self.pool).requires_grad_(False)
             dtype = getattr(torch, precision_of(self.precision, self.device))
             net = net.to(device_of(self.device), dtype).to(memory_format=torch.channels_last)
             self._built = built = (recipe, weights, net)
@@ -237,9 +233,7 @@ class WarpedCNN(Stage):
             self._forward(net, normalised(image, net.mean, net.std, param.device), places, param.dtype, found)
         for layer, features in found.items():
             if not torch.isfinite(features).all():
-                raise UserError(
-                    f"image {record.id!r}: {layer} of {self.backbone} is not finite in {self.storage}"
-                )
+                raise UserError(f"image {record.id!r}: {layer} of {self.backbone} is not finite in {self.storage}")
         return {f"features.{layer}": features for layer, features in found.items()}
 
     def _forward(self, net: Any, image: Any, places: np.ndarray, dtype: Any, found: dict[str, Any]) -> None:

@@ -41,9 +41,9 @@ class Backbone(nn.Module):
     mean, std: of each of RGB, in 0..1; (x / 255 - mean) / std is what the trunk takes.
 
     `layers` are the names that can be asked for and `lengths` their F. pool5 of AlexNet and VGG is the map
-    after the last max pooling, as Caffe's; at an input other than theirs it is pooled to the grid of fc6. fc6 and
-    fc7 are taken after ReLU and know no dropout. pool5 of other nets is the map average-pooled to
-    pool x pool, and gap its mean. Batch norms are frozen, also in training: R-CNN's batches are too alike.
+    after the last max pooling, as Caffe's; at an input other than theirs it is pooled to the grid of fc6.
+    fc6 and fc7 are taken after ReLU and know no dropout. pool5 of other nets is the map average-pooled to
+    pool x pool, and gap its mean. Batch norms are frozen, also in training.
     """
 
     def __init__(self, name: str, trunk: nn.Module, head: Mapping[str, nn.Linear], pool: int,
@@ -103,16 +103,19 @@ class Backbone(nn.Module):
 
 
 class Classifier(nn.Module):
-    """A backbone and a linear layer on the last of its layers: image bytes (N 3 S S) -> scores (N K)."""
+    """A backbone and a linear layer on fc7, or on pool5 where there is none: image bytes (N 3 S S) -> scores (N K).
+
+    So what R-CNN's linear classifiers read is what a linear classifier was trained on.
+    """
 
     def __init__(self, backbone: Backbone, classes: int):
         super().__init__()
         self.backbone = backbone
-        self.classifier = nn.Linear(backbone.lengths[backbone.layers[-1]], classes)
+        self.layer = "fc7" if "fc7" in backbone.layers else "pool5"
+        self.classifier = nn.Linear(backbone.lengths[self.layer], classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        layer = self.backbone.layers[-1]
-        return self.classifier(self.backbone(self.backbone.normalise(x), [layer])[layer])
+        return self.classifier(self.backbone(self.backbone.normalise(x), [self.layer])[self.layer])
 
 
 def layers_of(name: str) -> tuple[str, ...]:
@@ -133,9 +136,7 @@ def refuse_layers(name: str, layers: Sequence[str], known: Sequence[str]) -> Non
     """ValueError unless `layers` are some of `known`."""
     strange = [layer for layer in layers if layer not in known]
     if strange or not layers:
-        what = (
-            f"no layer {strange[0]!r} can be had from {name}" if strange else f"no layer is asked of {name}"
-        )
+        what = f"no layer {strange[0]!r} can be had from {name}" if strange else f"no layer is asked of {name}"
         raise ValueError(f"{what}; there is {', '.join(known)}")
 
 
@@ -239,19 +240,15 @@ def _geometry(name: str) -> tuple[int, int]:
     with torch.random.fork_rng(devices=[]):
         with torch.device("meta" if _meta_builds(name) else "cpu"):
             trunk = shapenet() if name == "shapenet" else _trunk(_model(name))
-        small, large = (
-            trunk.to("meta").eval()(torch.empty(1, 3, s, s, device="meta")).shape for s in (1024, 2048)
-        )
+        small, large = (trunk.to("meta").eval()(torch.empty(1, 3, s, s, device="meta")).shape for s in (1024, 2048))
     return small[1], round(1024 / (large[2] - small[2]))
 
 
 def shapenet() -> nn.Sequential:
     """Four convolutions for 64-pixel images of drawn shapes: no norm layers."""
-    widths, layers = (3, 24, 48, 96, 128), []
+    widths, layers = (3, 32, 64, 96, 128), []
     for i, (before, width) in enumerate(pairwise(widths)):
-        conv = nn.Conv2d(
-            before, width, 5 if i == 0 else 3, stride=2 if i == 0 else 1, padding=2 if i == 0 else 1
-        )
+        conv = nn.Conv2d(before, width, 5 if i == 0 else 3, stride=2 if i == 0 else 1, padding=2 if i == 0 else 1)
         nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
         nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
         layers += [conv, nn.ReLU(), *([nn.MaxPool2d(2)] if i in (1, 2) else [])]
@@ -302,9 +299,7 @@ def _timm_names() -> list[str]:
 def _names() -> list[str]:
     import torchvision
 
-    return [n for n in torchvision.models.list_models(torchvision.models) if not n.startswith(_NO_MAP)] + [
-        "shapenet"
-    ]
+    return [n for n in torchvision.models.list_models(torchvision.models) if not n.startswith(_NO_MAP)] + ["shapenet"]
 
 
 # -- weights -----------------------------------------------------------------------------------------------
@@ -390,9 +385,7 @@ def _fill(net: Backbone, found: dict[str, Tensor], origin: str) -> None:
     if wrong:
         raise UserError(f"{origin} is not of {net.name}: it has {_first(wrong)}")
     # copies: the state stays its owner's; float32 whatever it was stored as
-    net.load_state_dict(
-        {k: v.to(own[k].dtype, copy=True).contiguous() for k, v in found.items()}, assign=True
-    )
+    net.load_state_dict({k: v.to(own[k].dtype, copy=True).contiguous() for k, v in found.items()}, assign=True)
     net.requires_grad_(True)
 
 

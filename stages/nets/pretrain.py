@@ -21,7 +21,8 @@ class Pretraining(Stage):
     batch: images in a step.
     lr, drop_epochs: the rate, and after how many passes it is multiplied by 0.1.
     momentum, decay: of the descent.
-    random_state: of initial weights, order and flips.
+    shift: pixels by which an image is moved at most in training, its edges repeated; it is also mirrored.
+    random_state: of initial weights, order, shifts and mirroring.
 
     Learns from image and the first of truth_labels. Images are held in memory as bytes, resized to the
     backbone's input. Learns net_ (a Classifier of records.classes) and history_ (the loss of each step).
@@ -32,9 +33,9 @@ class Pretraining(Stage):
     speed: ClassVar[tuple[str, ...]] = ("device",)
     arrays: ClassVar[str] = "torch"
 
-    def __init__(self, backbone: str = "shapenet", epochs: int = 12, batch: int = 64, lr: float = 0.02,
-                 drop_epochs: int = 9, momentum: float = 0.9, decay: float = 5e-4, random_state: int = 0,
-                 device: str = "auto"):  # fmt: skip
+    def __init__(self, backbone: str = "shapenet", epochs: int = 10, batch: int = 64, lr: float = 0.05,
+                 drop_epochs: int = 7, momentum: float = 0.9, decay: float = 5e-4, shift: int = 4,
+                 random_state: int = 0, device: str = "auto"):  # fmt: skip
         self.backbone = backbone
         self.epochs = epochs
         self.batch = batch
@@ -42,6 +43,7 @@ class Pretraining(Stage):
         self.drop_epochs = drop_epochs
         self.momentum = momentum  # Krizhevsky et al. 2012, section 5
         self.decay = decay  # the same
+        self.shift = shift  # the same, section 4.1: translations and reflections
         self.random_state = random_state
         self.device = device
 
@@ -55,6 +57,8 @@ class Pretraining(Stage):
         for name in ("epochs", "batch", "drop_epochs"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it is at least 1")
+        if self.shift < 0:
+            raise ValueError(f"shift is {self.shift}; it is at least 0")
         if self.lr <= 0:
             raise ValueError(f"lr is {self.lr}; it is above 0")
 
@@ -70,8 +74,7 @@ class Pretraining(Stage):
         passes = -(-len(images) // self.batch)  # steps in a pass
 
         def loss(indices: np.ndarray, generator: Any) -> Any:
-            flip = torch.rand(len(indices), generator=generator) < 0.5
-            x = torch.where(flip[:, None, None, None], images[indices].flip(3), images[indices]).to(device)
+            x = _moved(images[indices], self.shift, generator).to(device)  # N 3 S S
             low = precision_of("auto", self.device) == "bfloat16"
             with torch.autocast(device.type, torch.bfloat16, enabled=low):
                 scores = net(x)  # N K
@@ -107,6 +110,18 @@ def _in_memory(records: Records, side: int) -> tuple[Any, Any]:
         images[i] = _resized(record["image"], side)
         labels[i] = _label(record, len(records.classes)) - 1
     return images, labels
+
+
+def _moved(images: Any, shift: int, generator: Any) -> Any:
+    """Images (N 3 S S) each moved by up to `shift` pixels, its edges repeated, and every second one mirrored."""
+    import torch
+
+    side = images.shape[-1]
+    mirror = torch.rand(len(images), generator=generator) < 0.5
+    corners = torch.randint(0, 2 * shift + 1, (len(images), 2), generator=generator).tolist()
+    padded = torch.nn.functional.pad(images, (shift,) * 4, mode="replicate")
+    moved = torch.stack([p[:, y : y + side, x : x + side] for p, (y, x) in zip(padded, corners)])
+    return torch.where(mirror[:, None, None, None], moved.flip(3), moved)
 
 
 def _label(record: Record, classes: int) -> int:

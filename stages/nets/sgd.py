@@ -57,9 +57,7 @@ def _indices(step: int, batch: int, count: int, seed: int) -> np.ndarray:
 
 
 def _generator(seed: int, step: int) -> torch.Generator:
-    spread = np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[
-        0
-    ]  # unlike those of its neighbours
+    spread = np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0]  # unlike those of its neighbours
     return torch.Generator().manual_seed(int(spread >> np.uint64(1)))
 
 
@@ -71,9 +69,7 @@ def _position(net: nn.Module, optimiser: torch.optim.Optimizer, history: np.ndar
     return {"done": np.array(done), "history": history, **weights, **momenta}
 
 
-def _resume(
-    net: nn.Module, optimiser: torch.optim.Optimizer, history: np.ndarray, saved: State | None
-) -> int:
+def _resume(net: nn.Module, optimiser: torch.optim.Optimizer, history: np.ndarray, saved: State | None) -> int:
     """Become what `_position` saved; the number of steps done."""
     if saved is None:
         return 0

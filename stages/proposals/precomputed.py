@@ -129,9 +129,7 @@ class Precomputed(Stage):
         try:
             rows = of_image(table, stems, image_id)
         except Exception as error:  # an entry of an .npz is only read here; see `read`
-            raise UserError(
-                f"image {image_id!r}: its entry in {self.file} cannot be read: {error}"
-            ) from error
+            raise UserError(f"image {image_id!r}: its entry in {self.file} cannot be read: {error}") from error
         if rows is None:
             raise UserError(f"image {image_id!r}: {self.file} holds no proposals of it")
         if rows.ndim != 2 or rows.shape[1] not in {4, 5} or not np.isfinite(rows).all():

@@ -242,9 +242,7 @@ class RidgeBoxRegressors(Stage):
         room = 0.0
         for label in range(first, len(counts)):
             pairs = counts[label]
-            size = (
-                pairs * length * itemsize if pairs <= length else (length + 1) ** 2 * 8
-            ) / 1e9  # rows, or A'A
+            size = (pairs * length * itemsize if pairs <= length else (length + 1) ** 2 * 8) / 1e9  # rows, or A'A
             if not groups or size > room:
                 groups.append([])
                 room = self.memory
@@ -252,9 +250,7 @@ class RidgeBoxRegressors(Stage):
             room -= size
         return groups
 
-    def _fit_classes(
-        self, labels: list[int], pairs: Pairs, records: Records, length: int
-    ) -> Iterator[tuple[int, Any]]:
+    def _fit_classes(self, labels: list[int], pairs: Pairs, records: Records, length: int) -> Iterator[tuple[int, Any]]:
         """Each of these labels that has pairs with its beta, F+1 4, in one pass over the images it is in."""
         mine = {label: pairs.of(label) for label in labels}
         mine = {label: own for label, own in mine.items() if len(own.row)}
@@ -279,9 +275,7 @@ class RidgeBoxRegressors(Stage):
     def _deltas(self, features: Any) -> Any:
         K, rows, _ = self.beta_.shape
         weights = self.beta_[:, :-1].transpose(1, 0, 2).reshape(rows - 1, K * 4)  # F 4K
-        return affine(features, self.scale_, weights, self.beta_[:, -1].reshape(-1)).reshape(
-            -1, K, 4
-        )  # R K 4
+        return affine(features, self.scale_, weights, self.beta_[:, -1].reshape(-1)).reshape(-1, K, 4)  # R K 4
 
 
 def _solve(gram: Any, right: Any, alpha: float) -> Any:
@@ -289,9 +283,7 @@ def _solve(gram: Any, right: Any, alpha: float) -> Any:
     from scipy.linalg import cho_factor, cho_solve
 
     gram[np.diag_indices_from(gram)] += alpha
-    return cho_solve(
-        cho_factor(gram, lower=True, overwrite_a=True, check_finite=False), right, check_finite=False
-    )
+    return cho_solve(cho_factor(gram, lower=True, overwrite_a=True, check_finite=False), right, check_finite=False)
 
 
 def _with_ones(rows: Any, scale: float) -> Any:

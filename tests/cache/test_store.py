@@ -103,9 +103,7 @@ def test_a_flipped_bit_is_found_at_the_first_reading(shelf: Shelf) -> None:
     assert len(Shelf(shelf.path, verify=False).read(entry, ["boxes"])["boxes"]) == 5
 
 
-def test_a_file_in_the_place_of_another_is_not_believed(
-    shelf: Shelf, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_file_in_the_place_of_another_is_not_believed(shelf: Shelf, caplog: pytest.LogCaptureFixture) -> None:
     a, b = shelf.write("a", "in", fields(1)), shelf.write("b", "in", fields(2))
     b.path.write_bytes(a.path.read_bytes())
     assert shelf.find("b") is None

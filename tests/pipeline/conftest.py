@@ -58,9 +58,7 @@ class Means(Stage):
         factor = float(Path(self.weights).read_text()) if self.weights else 1.0
         found = []
         for record in records:
-            cut = [
-                record["image"][int(y0) : int(y1), int(x0) : int(x1)] for x0, y0, x1, y1 in record["boxes"]
-            ]
+            cut = [record["image"][int(y0) : int(y1), int(x0) : int(x1)] for x0, y0, x1, y1 in record["boxes"]]
             means = [c.reshape(-1, 3).mean(0) * factor for c in cut]
             found.append({"features.mean": np.array(means, np.float32).reshape(-1, 3)})
         return found

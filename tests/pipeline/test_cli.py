@@ -47,9 +47,7 @@ def test_evaluate_prints_every_metric(workshop: Any, capsys: pytest.CaptureFixtu
     assert sum(row["truths"] for row in found["per_class"].values()) >= 3
 
 
-def test_the_second_evaluation_calls_no_stage_and_says_so(
-    workshop: Any, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_second_evaluation_calls_no_stage_and_says_so(workshop: Any, capsys: pytest.CaptureFixture[str]) -> None:
     workshop.rcnn("evaluate", "run", "--data", "shapes:2:5", "--jobs", "1")
     first = capsys.readouterr()
     workshop.rcnn("evaluate", "run", "--data", "shapes:2:5", "--jobs", "1")
@@ -156,9 +154,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_bad_input_is_one_sentence_and_status_2(
-    workshop: Any, name: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_bad_input_is_one_sentence_and_status_2(workshop: Any, name: str, capsys: pytest.CaptureFixture[str]) -> None:
     words, said = BAD[name]
     assert workshop.rcnn(*words) == 2
     captured = capsys.readouterr()

@@ -103,9 +103,7 @@ def devkit_ap(results: Any, truths: Any, label: int, metric: str, min_overlap: f
             ih = min(box[3], gt[3]) - max(box[1], gt[1]) + 1
             if iw > 0 and ih > 0:
                 union = (
-                    (box[2] - box[0] + 1) * (box[3] - box[1] + 1)
-                    + (gt[2] - gt[0] + 1) * (gt[3] - gt[1] + 1)
-                    - iw * ih
+                    (box[2] - box[0] + 1) * (box[3] - box[1] + 1) + (gt[2] - gt[0] + 1) * (gt[3] - gt[1] + 1) - iw * ih
                 )
                 if iw * ih / union > ovmax:
                     ovmax, best = iw * ih / union, o
@@ -430,9 +428,7 @@ def bootstrap_by_copies(first: Any, second: Any, truths: Any, metric: str, n: in
     for counts in drawn:
         copies = [(f"{name}-{c}", name) for name, count in zip(names, counts) for c in range(count)]
         sample = {new: truths[old] for new, old in copies}
-        aps = [
-            mean_ap(voc_ap({new: one[old] for new, old in copies}, sample, metric)) for one in (first, second)
-        ]
+        aps = [mean_ap(voc_ap({new: one[old] for new, old in copies}, sample, metric)) for one in (first, second)]
         differences.append(aps[1] - aps[0])
     return np.nanpercentile(differences, [2.5, 97.5])
 
@@ -441,9 +437,7 @@ def bootstrap_by_copies(first: Any, second: Any, truths: Any, metric: str, n: in
 def test_bootstrap_is_the_evaluation_of_copied_images(metric: str) -> None:
     first, truths = random_set(11, images=8)
     rng = np.random.default_rng(0)  # other scores, so that all scores differ and no tie is broken otherwise
-    second = {
-        n: d._replace(scores=rng.normal(size=len(d.scores)).astype(np.float32)) for n, d in first.items()
-    }
+    second = {n: d._replace(scores=rng.normal(size=len(d.scores)).astype(np.float32)) for n, d in first.items()}
     got = bootstrap(first, second, truths, f"voc_{metric}", n=25, seed=3)
     np.testing.assert_allclose(
         [got["low"], got["high"]], bootstrap_by_copies(first, second, truths, metric, 25, 3), atol=1e-12

@@ -10,16 +10,12 @@ from rcnn.stages.stage import Ref
 
 
 def test_a_missing_field_is_refused_by_step_and_field(toys: Any) -> None:
-    with pytest.raises(
-        ValueError, match=r"step 'features' \(Means\) needs 'boxes', which no earlier step gives"
-    ):
+    with pytest.raises(ValueError, match=r"step 'features' \(Means\) needs 'boxes', which no earlier step gives"):
         Pipeline([("features", toys.Means())], outputs=["features.mean"])
 
 
 def test_a_field_has_one_author(toys: Any) -> None:
-    with pytest.raises(
-        ValueError, match=r"step 'again' \(Corners\) writes 'boxes', which proposals writes already"
-    ):
+    with pytest.raises(ValueError, match=r"step 'again' \(Corners\) writes 'boxes', which proposals writes already"):
         Pipeline([("proposals", toys.Corners()), ("again", toys.Corners(0.3))], outputs=["boxes"])
 
 
@@ -29,9 +25,7 @@ def test_a_bad_parameter_is_refused_by_step(toys: Any) -> None:
 
 
 def test_a_ref_must_name_an_earlier_step_that_learns(toys: Any) -> None:
-    with pytest.raises(
-        ValueError, match="takes the state of 'proposals', which is no earlier step that learns"
-    ):
+    with pytest.raises(ValueError, match="takes the state of 'proposals', which is no earlier step that learns"):
         toys.pipeline(features=toys.Means(weights=Ref("proposals")))
 
 

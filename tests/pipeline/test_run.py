@@ -42,9 +42,7 @@ def test_editing_one_annotation_trains_again_and_extracts_that_image_alone(toys:
     toys.calls.clear()
     edited = list(toys.data().records)
     edited[2] = (
-        edited[2]
-        .only(["image", "size", "truth_labels"])
-        .add({"truth_boxes": np.array([[2, 2, 13, 14]], np.float32)})
+        edited[2].only(["image", "size", "truth_labels"]).add({"truth_boxes": np.array([[2, 2, 13, 14]], np.float32)})
     )
     toys.detections(toys.pipeline(), RecordList(edited, ("cat", "dog")), toys.cache)
     assert toys.calls["Corners"] == 0

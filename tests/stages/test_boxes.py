@@ -33,9 +33,7 @@ def test_overlap_is_torchvisions(pair: tuple[Any, Any]) -> None:
 
 def test_overlap_worked_example() -> None:
     a = np.array([[0, 0, 10, 10]], np.float32)
-    b = np.array(
-        [[0, 0, 10, 10], [5, 0, 15, 10], [10, 0, 20, 10]], np.float32
-    )  # half-open: the last only touches
+    b = np.array([[0, 0, 10, 10], [5, 0, 15, 10], [10, 0, 20, 10]], np.float32)  # half-open: the last only touches
     np.testing.assert_allclose(overlap(a, b), [[1, 50 / 150, 0]])
 
 
@@ -61,9 +59,7 @@ def test_decode_undoes_encode(pairs: list[Any]) -> None:
 
 
 def test_encode_worked_example() -> None:
-    deltas = encode(
-        np.array([[0.0, 0, 10, 20]]), np.array([[5.0, 0, 25, 20]])
-    )  # 10 to the right, twice as wide
+    deltas = encode(np.array([[0.0, 0, 10, 20]]), np.array([[5.0, 0, 25, 20]]))  # 10 to the right, twice as wide
     np.testing.assert_allclose(deltas, [[1, 0, np.log(2), 0]])
 
 

@@ -48,9 +48,7 @@ def problem(seed: int = 0, n: int = 15, negatives: int = 60) -> Any:
     return np.maximum(rows, 0)
 
 
-@pytest.mark.parametrize(
-    "terms", [TERMS, {**TERMS, "positive_weight": 1.0}, {**TERMS, "bias": 1.0, "C": 1.0}]
-)
+@pytest.mark.parametrize("terms", [TERMS, {**TERMS, "positive_weight": 1.0}, {**TERMS, "bias": 1.0, "C": 1.0}])
 def test_the_solver_reaches_the_least_objective(terms: dict[str, Any]) -> None:
     rows = problem()
     w, b = train_svm(sparse_rows([rows], 1.0, F), 15, **terms, **EXACT)
@@ -167,9 +165,7 @@ MINING: dict[str, Any] = {"C": 0.01, "tol": 1e-7, "max_iter": 100_000}
 
 @pytest.mark.parametrize("difficult", [True, False])
 @pytest.mark.parametrize(("passes", "within"), [(1, 0.1), (6, 1e-4)])
-def test_mining_reaches_the_objective_of_training_on_everything(
-    passes: int, within: float, difficult: bool
-) -> None:
+def test_mining_reaches_the_objective_of_training_on_everything(passes: int, within: float, difficult: bool) -> None:
     records = images(20)
     stage = fitted(records, retrain=0, difficult=difficult, passes=passes, **MINING)
     for k in range(2):

@@ -25,9 +25,7 @@ RUNS.append(HEIGHT * WIDTH - sum(RUNS))
 
 
 def document() -> dict[str, Any]:
-    images = [
-        {"id": i, "file_name": f, "height": HEIGHT, "width": WIDTH} for i, f in ((7, "b.jpg"), (9, "a.jpg"))
-    ]
+    images = [{"id": i, "file_name": f, "height": HEIGHT, "width": WIDTH} for i, f in ((7, "b.jpg"), (9, "a.jpg"))]
     polygon = {"segmentation": [[1, 1, 21, 1, 21, 11, 1, 11]], "bbox": [1, 1, 20, 10], "area": 199.5}
     packed = {"segmentation": {"size": [HEIGHT, WIDTH], "counts": PACKED}, "bbox": [5, 4, 12, 5], "area": 60}
     runs = {
@@ -129,9 +127,7 @@ def test_the_identity_of_masks_changes_with_them(tmp_path: Path) -> None:
     assert identity(content) != before
 
 
-@pytest.mark.parametrize(
-    "images", ["val2017", "images", "images/val2017", "annotations", "annotations/images"]
-)
+@pytest.mark.parametrize("images", ["val2017", "images", "images/val2017", "annotations", "annotations/images"])
 def test_images_are_found_beside_the_file(tmp_path: Path, images: str) -> None:
     assert COCO(write(tmp_path, document(), images))[0]["image"].shape == (HEIGHT, WIDTH, 3)
 
@@ -223,9 +219,7 @@ def test_coco_mini_is_as_its_notes_say(
     assert sum(record["truth_crowd"].sum() for record in data) == crowds
     for record in data:
         annotations = official.loadAnns(official.getAnnIds(data.image_ids[record.id]))
-        assert [data.category_ids[i - 1] for i in record["truth_labels"]] == [
-            a["category_id"] for a in annotations
-        ]
+        assert [data.category_ids[i - 1] for i in record["truth_labels"]] == [a["category_id"] for a in annotations]
         for mask, annotation in zip(record["truth_masks"], annotations, strict=True):
             assert (decode(mask) == official.annToMask(annotation)).all()
 

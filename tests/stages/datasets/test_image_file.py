@@ -47,9 +47,7 @@ def test_thirty_two_bits_are_refused(tmp_path: Path) -> None:
 def test_a_palette_is_looked_up(tmp_path: Path) -> None:
     flat = np.zeros((6, 9, 3), np.uint8)
     flat[:, :4], flat[:, 4:] = (250, 10, 30), (0, 99, 200)
-    assert (
-        read_image(saved(tmp_path / "a.png", Image.fromarray(flat).convert("P", palette=1))) == flat
-    ).all()
+    assert (read_image(saved(tmp_path / "a.png", Image.fromarray(flat).convert("P", palette=1))) == flat).all()
 
 
 def test_transparency_is_laid_on_white(tmp_path: Path) -> None:

@@ -94,9 +94,7 @@ def test_nothing_is_drawn_for_a_key_and_nothing_painted_for_truth(
 def test_boxes_are_those_of_the_masks_and_inside(data: Shapes) -> None:
     for record in data:
         height, width = record["size"]
-        for box, rle, area in zip(
-            record["truth_boxes"], record["truth_masks"], record["truth_areas"], strict=True
-        ):
+        for box, rle, area in zip(record["truth_boxes"], record["truth_masks"], record["truth_areas"], strict=True):
             y, x = np.nonzero(masks.decode(rle))
             assert box.tolist() == [x.min(), y.min(), x.max() + 1, y.max() + 1]
             assert box[2] <= width
@@ -134,9 +132,7 @@ def test_all_classes_sizes_and_counts_occur() -> None:
     data = Shapes(300)
     labels = np.concatenate([record["truth_labels"] for record in data])
     assert len(data.classes) >= 6
-    assert np.bincount(labels, minlength=len(data.classes) + 1)[1:].min() > 0.5 * len(labels) / len(
-        data.classes
-    )
+    assert np.bincount(labels, minlength=len(data.classes) + 1)[1:].min() > 0.5 * len(labels) / len(data.classes)
     boxes = np.concatenate([record["truth_boxes"] for record in data])
     sides = np.sqrt(np.prod(boxes[:, 2:] - boxes[:, :2], 1))
     assert (sides < 20).mean() > 0.03
@@ -183,11 +179,7 @@ def test_half_of_a_disc_is_half_of_it() -> None:
 def test_clutter_is_inside_the_image_and_follows_its_knob() -> None:
     counts = []
     for clutter in (0.0, 5.0, 20.0):
-        boxes = [
-            b
-            for s in range(8)
-            for b in scene.paint(np.random.default_rng(s), 90, 120, [], clutter, 0, 0.2)[1]
-        ]
+        boxes = [b for s in range(8) for b in scene.paint(np.random.default_rng(s), 90, 120, [], clutter, 0, 0.2)[1]]
         counts.append(len(boxes))
         assert all(0 <= x0 < x1 <= 120 and 0 <= y0 < y1 <= 90 for x0, y0, x1, y1 in boxes)
     assert counts[0] == 0 < counts[1] < counts[2]

@@ -105,9 +105,7 @@ def test_both_paths_agree_at_the_real_size() -> None:
     boxes[:, 2:] += np.random.default_rng(1).uniform(0, 300, (len(boxes), 2)).astype(np.float32)
     places = windows(boxes, (375, 500), 227)
     gap = module._warp_each(image, places, 227) - module._warp_all(image, places, 227)
-    assert (
-        gap.abs().max() < 0.02
-    )  # pure noise, 500 pixels wide: float32 places are good to 1e-5 pixels and more
+    assert gap.abs().max() < 0.02  # pure noise, 500 pixels wide: float32 places are good to 1e-5 pixels and more
 
 
 def test_no_padding_is_a_plain_crop() -> None:
@@ -153,9 +151,7 @@ def test_features_are_those_of_the_net_on_the_crops() -> None:
     expected = net(crops, ["pool5", "gap"])
     assert set(fields) == {"features.gap", "features.pool5"} == set(made.gives)
     for layer in ("gap", "pool5"):
-        torch.testing.assert_close(
-            fields[f"features.{layer}"], expected[layer].detach(), rtol=1e-4, atol=1e-4
-        )
+        torch.testing.assert_close(fields[f"features.{layer}"], expected[layer].detach(), rtol=1e-4, atol=1e-4)
 
 
 def test_batches_and_chunks_change_nothing() -> None:
@@ -169,9 +165,7 @@ def test_batches_and_chunks_change_nothing() -> None:
 
 def test_a_batch_never_spans_images(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = []
-    monkeypatch.setattr(
-        module, "warp", lambda image, places, *a: sizes.append(len(places)) or warp(image, places, *a)
-    )
+    monkeypatch.setattr(module, "warp", lambda image, places, *a: sizes.append(len(places)) or warp(image, places, *a))
     stage(batch=8)([record(BOXES[:10], 0), record(BOXES[:9], 1)])
     assert sizes == [8, 2, 8, 1]
 
@@ -191,8 +185,7 @@ def test_the_fields_fit_a_record() -> None:
 
 def test_bfloat16_is_near_float32() -> None:
     low, full = (
-        stage(precision=p, storage="float32")([record(BOXES)])[0]["features.pool5"]
-        for p in ("bfloat16", "float32")
+        stage(precision=p, storage="float32")([record(BOXES)])[0]["features.pool5"] for p in ("bfloat16", "float32")
     )
     assert 0 < (low - full).norm() < 0.02 * full.norm()
 

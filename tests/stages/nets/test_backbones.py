@@ -26,9 +26,7 @@ def torchvision_net(name: str, **options: object) -> torch.nn.Module:
                                   "mobilenet_v3_large", "densenet121", "convnext_tiny", "efficientnet_b0",
                                   "regnet_y_400mf", "shufflenet_v2_x0_5",
                                   "mnasnet0_5", "googlenet", "swin_t"])  # fmt: skip
-def test_the_map_and_its_layers_are_those_of_the_whole_net(
-    name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_map_and_its_layers_are_those_of_the_whole_net(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the whole net hands to its global pooling is what the trunk gives."""
     options = {"init_weights": False, "aux_logits": False} if name == "googlenet" else {}
     model, seen = torchvision_net(name, **options), []
@@ -73,9 +71,7 @@ def test_alexnet_as_caffe_names_it() -> None:
 def test_vgg16_as_caffe_names_it() -> None:
     with torch.device("meta"):
         model = torchvision.models.vgg16()
-    weights = {
-        k: torch.zeros(()).expand(v.shape) for k, v in model.state_dict().items() if "classifier" not in k
-    }
+    weights = {k: torch.zeros(()).expand(v.shape) for k, v in model.state_dict().items() if "classifier" not in k}
     net = load("vgg16", weights, layers=["pool5"])
     assert (net.layers, net.lengths) == (("pool5",), {"pool5": 25088})  # fc6 is not even held
     assert (net.channels, net.stride, net.input_size) == (512, 32, 224)
@@ -151,9 +147,7 @@ def squeezenet() -> torch.nn.Module:
     return torchvision_net("squeezenet1_1")
 
 
-@pytest.mark.parametrize(
-    "kind", ["whole.safetensors", "trunk.safetensors", "whole.pth", "trunk.pt", "checkpoint.pth"]
-)
+@pytest.mark.parametrize("kind", ["whole.safetensors", "trunk.safetensors", "whole.pth", "trunk.pt", "checkpoint.pth"])
 def test_files(squeezenet: torch.nn.Module, tmp_path: Path, kind: str) -> None:
     part = squeezenet.features if kind.startswith("trunk") else squeezenet
     state, path = part.state_dict(), tmp_path / kind
@@ -202,9 +196,7 @@ def test_a_stages_state() -> None:
 def test_wrong_weights_are_told_in_a_sentence(squeezenet: torch.nn.Module, tmp_path: Path) -> None:
     state, path = squeezenet.state_dict(), tmp_path / "net.safetensors"
     save_file(state, path)
-    with pytest.raises(
-        UserError, match=r"net\.safetensors is not of resnet18: it has features\.0\.bias.* and 47 more"
-    ):
+    with pytest.raises(UserError, match=r"net\.safetensors is not of resnet18: it has features\.0\.bias.* and 47 more"):
         load("resnet18", path)
     save_file({k: v for k, v in state.items() if k != "features.3.squeeze.bias"}, path)
     with pytest.raises(UserError, match=r"net\.safetensors.*lacks trunk\.features\.3\.squeeze\.bias"):

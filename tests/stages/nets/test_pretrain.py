@@ -8,7 +8,7 @@ import torch
 from rcnn.errors import UserError
 from rcnn.stages.features.warp import WarpedCNN
 from rcnn.stages.nets.backbones import load
-from rcnn.stages.nets.pretrain import Pretraining
+from rcnn.stages.nets.pretrain import Pretraining, _moved
 from rcnn.stages.record import Record, RecordList
 from rcnn.stages.stage import NoCheckpoint, Ref, State
 
@@ -97,10 +97,18 @@ def test_killed_and_resumed_is_the_same() -> None:
     with pytest.raises(KeyboardInterrupt):
         part.fit(records(32), once)
     part.fit(records(32), once)
-    assert all(
-        torch.equal(a, b) for a, b in zip(whole.net_.state_dict().values(), part.net_.state_dict().values())
-    )
+    assert all(torch.equal(a, b) for a, b in zip(whole.net_.state_dict().values(), part.net_.state_dict().values()))
     assert np.array_equal(whole.history_, part.history_)
+
+
+def test_augmentation_only_moves_and_mirrors() -> None:
+    images = torch.arange(2 * 3 * 8 * 8, dtype=torch.uint8).view(2, 3, 8, 8)
+    generator = torch.Generator().manual_seed(0)
+    seen = {tuple(_moved(images, 1, generator)[1].flatten().tolist()) for _ in range(200)}
+    padded = np.pad(images[1].numpy(), ((0, 0), (1, 1), (1, 1)), mode="edge")
+    views = [padded[:, y : y + 8, x : x + 8][:, :, ::step] for y in range(3) for x in range(3) for step in (1, -1)]
+    assert seen == {tuple(view.flatten().tolist()) for view in views}
+    assert torch.unique(torch.stack([_moved(images, 0, generator) for _ in range(20)]), dim=0).shape[0] == 4
 
 
 def test_images_of_another_size_are_resized() -> None:
@@ -112,9 +120,7 @@ def test_images_of_another_size_are_resized() -> None:
 def test_no_class_is_told() -> None:
     image = picture(1, np.random.default_rng(0))
     for labels in ([], [4], [0]):
-        one = RecordList(
-            [Record("x/1", {"image": image, "truth_labels": np.array(labels, np.int64)})], CLASSES
-        )
+        one = RecordList([Record("x/1", {"image": image, "truth_labels": np.array(labels, np.int64)})], CLASSES)
         with pytest.raises(UserError, match="'x/1' has no class between 1 and 3"):
             Pretraining(**QUICK).fit(one, NoCheckpoint())
     with pytest.raises(UserError, match="no images"):
@@ -122,7 +128,7 @@ def test_no_class_is_told() -> None:
 
 
 @pytest.mark.parametrize(
-    "params", [{"backbone": "shapnet"}, {"epochs": 0}, {"lr": 0.0}, {"batch": 0}, {"drop_epochs": 0}]
+    "params", [{"backbone": "shapnet"}, {"epochs": 0}, {"lr": 0.0}, {"shift": -1}, {"batch": 0}, {"drop_epochs": 0}]
 )
 def test_parameters_that_cannot_be_meant(params: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=str(next(iter(params)))):

@@ -119,9 +119,7 @@ def test_another_file_is_read_when_the_parameter_changes(tmp_path: Path) -> None
     assert sent(records)[0]["boxes"].tolist() == BOXES[[1]].tolist()
 
 
-def test_an_open_file_is_not_shared_with_a_forked_process(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_open_file_is_not_shared_with_a_forked_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     np.savez(tmp_path / "p.npz", a=BOXES)
     stage, records = Precomputed(str(tmp_path / "p.npz")), [Record("a", {"size": np.array([40, 30])})]
     stage(records)
@@ -150,9 +148,7 @@ def test_broken_files_are_named(tmp_path: Path, name: str, content: bytes, says:
         propose(tmp_path / name)
 
 
-@pytest.mark.parametrize(
-    "rows", [np.zeros((2, 3)), np.zeros(4), np.full((1, 4), np.nan), np.array([{}], object)]
-)
+@pytest.mark.parametrize("rows", [np.zeros((2, 3)), np.zeros(4), np.full((1, 4), np.nan), np.array([{}], object)])
 def test_broken_entries_name_image_and_file(tmp_path: Path, rows: Any) -> None:
     np.savez(tmp_path / "p.npz", a=rows)
     with pytest.raises(UserError, match=r"'a'.*p\.npz"):

@@ -206,9 +206,7 @@ def test_missing_contrib_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -
         propose(picture())
 
 
-@pytest.mark.parametrize(
-    "params", [{"mode": "slow"}, {"width": 0}, {"top": 0}, {"min_side": -1}, {"random_state": -1}]
-)
+@pytest.mark.parametrize("params", [{"mode": "slow"}, {"width": 0}, {"top": 0}, {"min_side": -1}, {"random_state": -1}])
 def test_wrong_parameters_are_named(params: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(params))):
         SelectiveSearch(**params).validate()

@@ -78,9 +78,7 @@ def test_pairs_take_the_best_annotated_box_above_the_threshold() -> None:
 
 
 def test_no_annotated_box_no_pair() -> None:
-    rows, labels, deltas = find_pairs(
-        np.ones((3, 4), np.float32), np.zeros((0, 4), np.float32), np.zeros(0), 0.6
-    )
+    rows, labels, deltas = find_pairs(np.ones((3, 4), np.float32), np.zeros((0, 4), np.float32), np.zeros(0), 0.6)
     assert len(rows) == len(labels) == 0
     assert deltas.shape == (0, 4)
 
@@ -185,9 +183,7 @@ def test_deltas_are_those_of_each_class() -> None:
     (out,) = stage([record])
     X = record["features.pool5"].astype(np.float64) * stage.scale_
     for k in range(2):
-        np.testing.assert_allclose(
-            out["deltas"][:, k], X @ stage.beta_[k, :-1] + stage.beta_[k, -1], atol=1e-4
-        )
+        np.testing.assert_allclose(out["deltas"][:, k], X @ stage.beta_[k, :-1] + stage.beta_[k, -1], atol=1e-4)
 
 
 def test_a_class_without_pairs_leaves_boxes_as_they_are_and_is_named() -> None:
