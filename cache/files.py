@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from ..errors import UserError
 from .keys import digest, digest_value
@@ -70,7 +69,8 @@ def write(path: Path, arrays: Mapping[str, np.ndarray], header: Mapping[str, Any
     digests = {name: digest_value(array) for name, array in contiguous.items()}
     text = json.dumps({"header": header, "digests": digests})
     with _renamed(path) as temporary:
-        save_file(contiguous, temporary, {"rcnn": text, "xxh3": digest(text)})
+        # not save_file, which makes files that nobody but their owner may read
+        temporary.write_bytes(save(contiguous, {"rcnn": text, "xxh3": digest(text)}))
     return open_header(path)
 
 
@@ -135,8 +135,8 @@ def _renamed(path: Path) -> Iterator[Path]:
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
-    except (OSError, SafetensorError) as error:  # safetensors wraps the system's error in its own
-        raise UserError(f"cannot write {path}: {getattr(error, 'strerror', None) or error}") from error
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
 
 
 def folder_size(path: Path) -> int:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from ...errors import UserError
 from ..nets.precision import device_of, precision_of
 from ..record import Record
-from ..stage import Ref, Stage
+from ..stage import Ref, Stage, State
 
 
 class FCLayers(Stage):
@@ -61,6 +61,12 @@ class FCLayers(Stage):
     def __call__(self, records: Sequence[Record]) -> list[dict[str, Any]]:
         net = self.net()
         return [self._features(net, record) for record in records]
+
+    def named(self, param: str) -> State:
+        """The tensors of the weights that `weights` names."""
+        from ..nets.backbones import load
+
+        return load(self.backbone, self.weights, self.random_state, self.layers).state_dict()
 
     def net(self) -> Any:
         """The backbone as it is used. Built once for the same parameters; its trunk is not kept."""

@@ -10,7 +10,7 @@ import numpy as np
 from ...errors import UserError
 from ..nets.precision import device_of, precision_of
 from ..record import Record
-from ..stage import Ref, Stage
+from ..stage import Ref, Stage, State
 
 
 def windows(boxes: Any, size: Sequence[int], side: int, padding: int = 16, mode: str = "warp") -> np.ndarray:
@@ -191,6 +191,12 @@ class WarpedCNN(Stage):
     def __call__(self, records: Sequence[Record]) -> list[dict[str, Any]]:
         net = self.net()
         return [self._features(net, record) for record in records]
+
+    def named(self, param: str) -> State:
+        """The tensors of the weights that `weights` names."""
+        from ..nets.backbones import load
+
+        return load(self.backbone, self.weights, self.random_state, self.layers, self.pool).state_dict()
 
     def net(self) -> Any:
         """The backbone on the device, in its precision, frozen; built once for the same parameters."""

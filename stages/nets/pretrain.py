@@ -33,8 +33,8 @@ class Pretraining(Stage):
     speed: ClassVar[tuple[str, ...]] = ("device",)
     arrays: ClassVar[str] = "torch"
 
-    def __init__(self, backbone: str = "shapenet", epochs: int = 10, batch: int = 64, lr: float = 0.05,
-                 drop_epochs: int = 7, momentum: float = 0.9, decay: float = 5e-4, shift: int = 4,
+    def __init__(self, backbone: str = "shapenet", epochs: int = 14, batch: int = 64, lr: float = 0.05,
+                 drop_epochs: int = 11, momentum: float = 0.9, decay: float = 5e-4, shift: int = 4,
                  random_state: int = 0, device: str = "auto"):  # fmt: skip
         self.backbone = backbone
         self.epochs = epochs

@@ -101,3 +101,9 @@ def test_a_failed_write_leaves_the_old_file_alone(tmp_path: Path, monkeypatch: p
         store(path, {"a": np.arange(9)})
     assert np.array_equal(files.read(path)["a"], np.arange(4))
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_others_may_read_what_the_umask_lets_them(tmp_path: Path) -> None:
+    store(tmp_path / "x", {"a": np.zeros(3)})
+    (tmp_path / "plain").write_bytes(b"")
+    assert (tmp_path / "x").stat().st_mode == (tmp_path / "plain").stat().st_mode
