@@ -65,47 +65,41 @@ def plain(net: Backbone, side: int, record: Record, boxes: int) -> Callable[[], 
     return run
 
 
-def rate(run: Callable[[], Any], boxes: int) -> float:
-    """Crops in a second."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    start = time.perf_counter()
+def rates(run: Callable[[], Any], boxes: int) -> tuple[float, float]:
+    """Crops in a second, and in a second of processor time (all threads), which others' load disturbs less."""
+    wait = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
+    wait()
+    start, used = time.perf_counter(), time.process_time()
     run()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return boxes / (time.perf_counter() - start)
+    wait()
+    return boxes / (time.perf_counter() - start), boxes / (time.process_time() - used)
 
 
-def measure(backbone: str, boxes: int, rounds: int, loop_boxes: int) -> tuple[float, float]:
-    """Median ratios to the bare trunk and to the plain loop; prints them with the rates."""
+def measure(backbone: str, boxes: int, rounds: int, loop_boxes: int) -> None:
+    """Print the median rates of the three, and the median ratios."""
     stage, record = WarpedCNN(backbone, storage="float16"), drawn(boxes)
     net = stage.net()
     weight, side = next(net.parameters()), net.input_size
     batch = 16 if weight.device.type == "cpu" else 256
     stage.set_params(batch=batch)
-    own = (lambda: stage([record]), boxes)
-    trunk = (bare(net, side, batch, boxes), boxes)
-    loop = (plain(load(backbone, layers=["pool5"]), side, record, loop_boxes), loop_boxes)
-    few = drawn(2 * batch + boxes % batch)
-    (
-        stage([few]),
-        bare(net, side, batch, 2 * batch + boxes % batch)(),
-        plain(load(backbone), side, few, 2)(),
-    )  # warm
-    seen = []
+    slow = load(backbone, layers=["pool5"])
+    runs = {"stage": (lambda: stage([record]), boxes), "bare": (bare(net, side, batch, boxes), boxes),
+            "loop": (plain(slow, side, record, loop_boxes), loop_boxes)}  # fmt: skip
+    few = 2 * batch + boxes % batch  # the shapes that will come
+    stage([drawn(few)]), bare(net, side, batch, few)(), plain(slow, side, record, 1)()  # warm
+    seen: list[dict[str, tuple[float, float]]] = []
     for i in range(rounds):
-        order = (own, trunk) if i % 2 else (trunk, own)
-        rates = {run is own[0]: rate(run, n) for run, n in order}
-        seen.append((rates[True], rates[False], rate(*loop)))
-    to_bare, to_loop = median(a / b for a, b, _ in seen), median(a / c for a, _, c in seen)
+        order = sorted(runs, reverse=bool(i % 2))  # neither always goes first
+        seen.append({name: rates(*runs[name]) for name in order})
+    rate = {name: median(one[name][0] for one in seen) for name in runs}
+    to_bare, by_processor = (median(one["stage"][k] / one["bare"][k] for one in seen) for k in (0, 1))
+    to_loop = median(one["stage"][0] / one["loop"][0] for one in seen)
     claim = CLAIMED.get(backbone)
-    verdict = "" if claim is None else f", claimed {claim}: {'holds' if to_bare >= claim else 'DOES NOT HOLD'}"
-    print(f"{backbone} ({weight.dtype}, {weight.device.type}, batch {batch}, {boxes} boxes, "
-          f"{rounds} rounds): WarpedCNN {median(a for a, _, _ in seen):.0f} crops/s, bare trunk "
-          f"{median(b for _, b, _ in seen):.0f}, plain loop {median(c for _, _, c in seen):.0f}; "
-          f"ratio to bare {to_bare:.3f}{verdict}; ratio to the loop {to_loop:.1f}, aim 8",
-          flush=True)  # fmt: skip
-    return to_bare, to_loop
+    verdict = f" (claimed {claim}: {'holds' if to_bare >= claim else 'DOES NOT HOLD'})" if claim else ""
+    print(f"{backbone}, {weight.dtype}, {weight.device.type}, batch {batch}, {boxes} boxes, {rounds} rounds: "
+          f"WarpedCNN {rate['stage']:.0f} crops/s, bare trunk {rate['bare']:.0f}, plain loop {rate['loop']:.1f}; "
+          f"to bare {to_bare:.3f}{verdict}, in processor time {by_processor:.3f}; "
+          f"to the loop {to_loop:.1f} (aim 8)", flush=True)  # fmt: skip
 
 
 def main() -> None:

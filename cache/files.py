@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -39,6 +40,10 @@ _DTYPES = {
 
 class Unreadable(Exception):
     """A file that is there and is not what was written; the message names it."""
+
+
+class Replaced(Exception):
+    """A file whose place another one has taken since it was looked at; the message names it."""
 
 
 @dataclass(frozen=True)
@@ -71,35 +76,23 @@ def write(path: Path, arrays: Mapping[str, np.ndarray], header: Mapping[str, Any
     with _renamed(path) as temporary:
         # not save_file, which makes files that nobody but their owner may read
         temporary.write_bytes(save(contiguous, {"rcnn": text, "xxh3": digest(text)}))
-    return open_header(path)
+        return open_header(temporary)  # before others can replace it
 
 
 def open_header(path: Path) -> Opened:
     """What a file says of itself. FileNotFoundError if there is no file; Unreadable if it is damaged."""
     with open(path, "rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        try:
-            length = int.from_bytes(file.read(8), "little")
-            if length > size:
-                raise ValueError("it ends inside its header")
-            raw = json.loads(file.read(length))
-            said = raw.pop("__metadata__")
-            if digest(said["rcnn"]) != said["xxh3"]:
-                raise ValueError("the bits of its header are not those that were written")
-            slots = {name: _slot(entry, 8 + length) for name, entry in raw.items()}
-            if max((slot.offset + slot.nbytes for slot in slots.values()), default=0) > size:
-                raise ValueError("it is cut short")
-            said = json.loads(said["rcnn"])
-            if said["digests"].keys() != slots.keys():
-                raise ValueError("its header is of other arrays")
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise Unreadable(f"{path} is damaged: {error}") from error
-    return Opened(said["header"], said["digests"], slots)
+        return _header(file, path)
 
 
-def read_arrays(path: Path, slots: Mapping[str, Slot]) -> dict[str, np.ndarray]:
-    """The arrays of these slots, read straight into memory of their own."""
+def read_arrays(path: Path, slots: Mapping[str, Slot], opened: Opened | None = None) -> dict[str, np.ndarray]:
+    """The arrays of these slots, read straight into memory of their own.
+
+    opened: what the file said of itself; Replaced if it says otherwise now. None: the file never changes.
+    """
     with open(path, "rb") as file:
+        if opened is not None and _header(file, path) != opened:
+            raise Replaced(f"{path} was replaced")
         return {name: _read(file, slot, path) for name, slot in slots.items()}
 
 
@@ -124,6 +117,14 @@ def write_json(path: Path, value: Any) -> None:
         temporary.write_text(json.dumps(value, indent=1) + "\n")
 
 
+def copy(source: Path, path: Path) -> None:
+    """Copy a file whole or not at all. UserError if it cannot be read or written."""
+    if path.exists() and path.samefile(source):
+        return
+    with _renamed(path) as temporary:
+        shutil.copyfile(source, temporary)
+
+
 @contextmanager
 def _renamed(path: Path) -> Iterator[Path]:
     """A unique temporary file that takes the place of `path` when all went well, and goes when not."""
@@ -140,8 +141,33 @@ def _renamed(path: Path) -> Iterator[Path]:
 
 
 def folder_size(path: Path) -> int:
-    """Bytes of all files below a folder."""
-    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    """Bytes of all files below a folder; others may come and go meanwhile."""
+    total = 0
+    for file in path.rglob("*"):
+        with suppress(FileNotFoundError):
+            total += file.stat().st_size if file.is_file() else 0
+    return total
+
+
+def _header(file: BinaryIO, path: Path) -> Opened:
+    size = os.fstat(file.fileno()).st_size
+    try:
+        length = int.from_bytes(file.read(8), "little")
+        if length > size:
+            raise ValueError("it ends inside its header")
+        raw = json.loads(file.read(length))
+        said = raw.pop("__metadata__")
+        if digest(said["rcnn"]) != said["xxh3"]:
+            raise ValueError("the bits of its header are not those that were written")
+        slots = {name: _slot(entry, 8 + length) for name, entry in raw.items()}
+        if max((slot.offset + slot.nbytes for slot in slots.values()), default=0) > size:
+            raise ValueError("it is cut short")
+        said = json.loads(said["rcnn"])
+        if said["digests"].keys() != slots.keys():
+            raise ValueError("its header is of other arrays")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise Unreadable(f"{path} is damaged: {error}") from error
+    return Opened(said["header"], said["digests"], slots)
 
 
 def _slot(entry: Mapping[str, Any], base: int) -> Slot:

@@ -17,7 +17,7 @@ def digest(*parts: str | bytes) -> str:
     """32 hex digits (xxh3, 128 bits) of the parts, each kept apart from the next."""
     h = xxhash.xxh3_128()
     for part in parts:
-        raw = part.encode() if isinstance(part, str) else part
+        raw = part.encode("utf-8", "surrogateescape") if isinstance(part, str) else part  # names of files
         h.update(len(raw).to_bytes(8, "little"))
         h.update(raw)
     return h.hexdigest()
@@ -30,7 +30,7 @@ def digest_value(value: Any) -> str:
         h = xxhash.xxh3_128(f"{value.dtype.str} {value.shape} ".encode())
         h.update(value.data if value.size else b"")
         return h.hexdigest()
-    return digest(json.dumps(value, sort_keys=True, separators=(",", ":"), default=_plain))
+    return digest(json.dumps(_plain(value), sort_keys=True, separators=(",", ":")))
 
 
 def digest_state(state: Mapping[str, np.ndarray]) -> str:
@@ -51,12 +51,16 @@ def digest_file(path: str | Path) -> str:
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, bytes):
-        return value.decode("latin-1")
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, np.ndarray):
-        return digest_value(value)
-    if isinstance(value, Path):
-        return str(value)
+    """The value in JSON's terms, so that equal values have one form: 1.0 is 1, a tuple a list."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(one) for one in value]
+    if isinstance(value, (np.ndarray, bytes)):
+        return digest_value(value) if isinstance(value, np.ndarray) else digest(value)
+    value = value.item() if isinstance(value, np.generic) else value
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
     raise TypeError(f"{type(value).__name__} {value!r} cannot be part of a key; parameters are plain values")

@@ -31,6 +31,7 @@ from .keys import digest
 
 log = logging.getLogger("rcnn.cache")
 SMALL = 64 * 1024  # bytes under which an entry is packed with others
+FEW, MANY = 16, 1000  # loose small entries from which on packing pays, and the most in one pack: 64 MB
 FORMAT = 1
 
 
@@ -44,13 +45,17 @@ def default_root() -> Path:
 
 @dataclass(frozen=True)
 class Entry:
-    """One image's fields on disk: what they were made from, their hashes, and where they lie."""
+    """One image's fields on disk: what they were made from, their hashes, and where they lie.
+
+    opened: what its own file says of itself; None in a pack, which is never changed once written.
+    """
 
     id: str
     inputs: str
     digests: Mapping[str, str]
     path: Path
     slots: Mapping[str, files.Slot] = field(repr=False)
+    opened: files.Opened | None = field(default=None, repr=False)
 
     @property
     def nbytes(self) -> int:
@@ -85,115 +90,158 @@ class Shelf:
     def __init__(self, path: Path, *, verify: bool = True):
         self.path = path
         self.verify = verify
-        self._checked: set[str] = set()
+        self._checked: set[tuple[Path, str]] = set()
         self._packs: dict[Path, dict[str, Entry]] = {}
+        self._order: list[Path] = []  # of packs, the newest first
 
     def __repr__(self) -> str:
         return f"Shelf({self.path})"
 
     # -- entries -------------------------------------------------------------------------------------
 
-    def find(self, id: str) -> Entry | None:
-        """The entry of an image, or None. A damaged one is named in a warning and counts as none."""
+    def find(self, id: str, inputs: str | None = None) -> Entry | None:
+        """The entry of an image (made from these inputs, if given), or None.
+
+        A damaged one is named in a warning and counts as none.
+        """
         try:
-            return _open(self._place(id), id)
+            entry: Entry | None = _open(self._place(id), id)
         except FileNotFoundError:
-            return self._packed(id)
+            entry = self._packed(id, inputs)
         except files.Unreadable as error:
             log.warning("%s; it is made again", error)
             return None
+        return entry if entry is not None and inputs in (None, entry.inputs) else None
 
     def read(self, entry: Entry, names: Iterable[str]) -> dict[str, np.ndarray]:
-        """Fields of an entry. Unreadable if its file was damaged, or removed, since it was found."""
+        """Fields of an entry. Unreadable if its file is damaged; Replaced if another entry took its place."""
         names = tuple(names)
         try:
-            arrays = files.read_arrays(entry.path, {name: entry.slots[name] for name in names})
+            arrays = files.read_arrays(entry.path, {name: entry.slots[name] for name in names}, entry.opened)
         except FileNotFoundError as error:  # packed, by this process or another
-            again = self.find(entry.id)
-            if again is None or again.inputs != entry.inputs or again.path == entry.path:
-                raise files.Unreadable(f"{entry.path} was removed") from error
+            again = self.find(entry.id, entry.inputs)
+            if again is None or again.digests != entry.digests or again.path == entry.path:
+                raise files.Replaced(f"{entry.path} was removed") from error
             return self.read(again, names)
         if self.verify:
-            mark = f"{entry.id}\0{entry.inputs}\0"
-            unchecked = {name: array for name, array in arrays.items() if mark + name not in self._checked}
-            files.check(entry.path, unchecked, entry.digests)
-            self._checked.update(mark + name for name in unchecked)
+            new = {
+                name: array for name, array in arrays.items() if (entry.path, entry.digests[name]) not in self._checked
+            }
+            files.check(entry.path, new, entry.digests)
+            self._checked.update((entry.path, entry.digests[name]) for name in new)
         return arrays
 
     def write(self, id: str, inputs: str, arrays: Mapping[str, np.ndarray]) -> Entry:
         """Store an image's fields, in the place of what was there."""
         path = self._place(id)
         opened = files.write(path, arrays, {"id": id, "inputs": inputs, "format": FORMAT})
-        self._checked.update(f"{id}\0{inputs}\0{name}" for name in arrays)
-        return Entry(id, inputs, opened.digests, path, opened.slots)
+        return Entry(id, inputs, opened.digests, path, opened.slots, opened)
 
     def remove(self, entry: Entry) -> None:
-        """Forget a damaged entry: its file goes; a damaged pack goes with all that it holds."""
-        entry.path.unlink(missing_ok=True)
-        self._packs.pop(entry.path, None)
+        """Forget a damaged entry. One in a pack stays there, hidden as soon as a new one is written."""
+        if entry.opened is not None:
+            entry.path.unlink(missing_ok=True)
 
     def entries(self) -> Iterator[Entry]:
         """All entries, each image once. A damaged file is named in a warning and passed over."""
         seen = set()
-        for path in self.path.glob("[0-9a-f][0-9a-f]/*.safetensors"):
+        for path in self._loose():
             try:
                 entry = _open(path)
-            except (FileNotFoundError, files.Unreadable) as error:
+            except FileNotFoundError:
+                continue  # packed meanwhile
+            except files.Unreadable as error:
                 log.warning("%s", error)
                 continue
             seen.add(entry.id)
             yield entry
         self._load_packs()
-        for pack in list(self._packs.values()):
-            for id, entry in pack.items():
+        for path in sorted(self._packs, reverse=True):
+            for id, entry in self._packs[path].items():
                 if id not in seen:
                     seen.add(id)
                     yield entry
 
     def pack(self) -> int:
-        """Put loose small entries into one file, for there may be thousands; returns how many."""
-        loose = [p for p in self.path.glob("[0-9a-f][0-9a-f]/*.safetensors") if p.stat().st_size < SMALL]
-        if len(loose) < 16:
+        """Put loose small entries into packs, for there may be thousands; returns how many.
+
+        One process at a time; a second one leaves it to the first.
+        """
+        from filelock import FileLock, Timeout
+
+        small = [(path, stat) for path, stat in _stats(self._loose()) if stat.st_size < SMALL]
+        if len(small) < FEW:
             return 0
+        try:
+            with FileLock(self.path / "pack.lock", timeout=0):
+                self._sweep()
+                return sum(self._pack(small[i : i + MANY]) for i in range(0, len(small), MANY))
+        except Timeout:
+            return 0
+
+    def _pack(self, small: list[tuple[Path, os.stat_result]]) -> int:
         arrays: dict[str, np.ndarray] = {}
         heads: list[dict[str, str]] = []
-        for path in loose:
+        packed = []
+        for path, stat in small:
             try:
                 entry = _open(path)
-                fields = files.read_arrays(path, entry.slots)
-                files.check(path, fields, entry.digests)
-            except (FileNotFoundError, files.Unreadable):
-                continue  # another process packed it, or it will be named and made again when it is read
+                fields = self.read(entry, entry.slots)
+            except (FileNotFoundError, files.Replaced):
+                continue
+            except files.Unreadable as error:
+                log.warning("%s; it stays where it is", error)
+                continue
             arrays.update({f"{len(heads)}/{name}": array for name, array in fields.items()})
             heads.append({"id": entry.id, "inputs": entry.inputs})
+            packed.append((path, stat.st_ino))
         name = f"{time.time_ns():020d}-{uuid.uuid4().hex[:8]}.safetensors"  # the newest pack sorts last
         files.write(self.path / "packs" / name, arrays, {"entries": heads, "format": FORMAT})
-        for path in loose:
-            path.unlink(missing_ok=True)
+        self._load_packs()
+        inodes = dict(packed)
+        for path, stat in _stats(inodes):
+            if stat.st_ino == inodes[path]:  # else somebody wrote a newer one
+                path.unlink(missing_ok=True)
         return len(heads)
+
+    def _sweep(self) -> None:
+        """Remove what killed processes left half-written, once it is a day old."""
+        for path, stat in _stats(self.path.rglob(".*.tmp")):
+            if time.time() - stat.st_mtime > 86400:
+                path.unlink(missing_ok=True)
+
+    def _loose(self) -> Iterable[Path]:
+        return self.path.glob("[0-9a-f][0-9a-f]/*.safetensors")
 
     def _place(self, id: str) -> Path:
         name = digest(id)
         return self.path / name[:2] / f"{name}.safetensors"
 
-    def _packed(self, id: str) -> Entry | None:
-        for _attempt in range(2):
-            for pack in reversed(self._packs.values()):
-                if id in pack:
-                    return pack[id]
-            if not self._load_packs():
-                break
+    def _packed(self, id: str, inputs: str | None) -> Entry | None:
+        found = self._in_packs(id)
+        if (found is None or inputs not in (None, found.inputs)) and self._load_packs():
+            found = self._in_packs(id)
+        return found
+
+    def _in_packs(self, id: str) -> Entry | None:
+        """Its entry in the newest pack that has one."""
+        for path in self._order:
+            if id in self._packs[path]:
+                return self._packs[path][id]
         return None
 
     def _load_packs(self) -> bool:
         """Read the headers of packs that this process does not know yet; whether there were any."""
-        new = [path for path in sorted(self.path.glob("packs/*.safetensors")) if path not in self._packs]
+        new = [path for path in self.path.glob("packs/*.safetensors") if path not in self._packs]
         for path in new:
             try:
                 self._packs[path] = _pack_entries(path, files.open_header(path))
+            except FileNotFoundError:
+                continue
             except files.Unreadable as error:
                 log.warning("%s; what it held is made again", error)
                 self._packs[path] = {}
+        self._order = sorted(self._packs, reverse=True)
         return bool(new)
 
     # -- what is learned -----------------------------------------------------------------------------
@@ -231,14 +279,14 @@ class Shelf:
         """Write about.json, or add an environment (software, device, threads) that also filled the shelf."""
         from filelock import FileLock
 
-        known = self.about()
-        if known and environment in known["filled_by"]:
+        if environment in self.about().get("filled_by", []):
             return
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             with FileLock(self.path / "about.lock"):
                 filled = self.about().get("filled_by", [])
-                files.write_json(self.path / "about.json", {**about, "filled_by": [*filled, environment]})
+                if environment not in filled:
+                    files.write_json(self.path / "about.json", {**about, "filled_by": [*filled, environment]})
         except OSError as error:
             raise UserError(f"cannot write the cache at {self.path}: {error.strerror or error}") from error
 
@@ -248,13 +296,18 @@ class Shelf:
 
 
 def _open(path: Path, id: str | None = None) -> Entry:
-    header, digests, slots = files.open_header(path)
+    opened = files.open_header(path)
+    header = opened.header
+    if header.get("format") != FORMAT or "inputs" not in header:
+        raise files.Unreadable(f"{path} is of another format")
     if id is not None and header["id"] != id:
         raise files.Unreadable(f"{path} is damaged: it is of image {header['id']!r}, not {id!r}")
-    return Entry(header["id"], header["inputs"], digests, path, slots)
+    return Entry(header["id"], header["inputs"], opened.digests, path, opened.slots, opened)
 
 
 def _pack_entries(path: Path, opened: files.Opened) -> dict[str, Entry]:
+    if opened.header.get("format") != FORMAT:
+        raise files.Unreadable(f"{path} is of another format")
     slots: dict[str, dict[str, files.Slot]] = {}
     for name, slot in opened.slots.items():
         place, _, field_name = name.partition("/")
@@ -265,3 +318,13 @@ def _pack_entries(path: Path, opened: files.Opened) -> dict[str, Entry]:
         digests = {name: opened.digests[f"{number}/{name}"] for name in mine}
         entries[head["id"]] = Entry(head["id"], head["inputs"], digests, path, mine)
     return entries
+
+
+def _stats(paths: Iterable[Path]) -> Iterator[tuple[Path, os.stat_result]]:
+    """Files with what the system knows of them; those that vanished are left out."""
+    for path in paths:
+        try:
+            stat = path.stat()
+        except FileNotFoundError:
+            continue
+        yield path, stat

@@ -168,7 +168,7 @@ def run_steps(
     work = _run(pipeline, device, jobs, cache)
     fields = _told(lambda: pipeline.stage(last).gives)
     if not pipeline.keys:
-        work.fit(records, fields)
+        work.fit(records, fields, only=only)
     for _record in work.over(records, fields, only=only, indices=_shard(shard, len(records))):
         pass
     _say(cost_table(work))

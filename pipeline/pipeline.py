@@ -46,12 +46,18 @@ class Step:
 
     keep: whether the cache holds what it gives; a cheap step is made again from its inputs instead.
     data: what its fit learns from, where that is not the pipeline's own data (pre-training).
+    apart: whether it learns from data of its own; true without data in a pipeline that was loaded trained.
     """
 
     name: str
     stage: Stage | Again
     keep: bool = True
     data: Records | None = None
+    apart: bool = False
+
+    def __post_init__(self) -> None:
+        if self.data is not None:
+            object.__setattr__(self, "apart", True)
 
 
 class Renamed(Stage):
@@ -74,6 +80,10 @@ class Renamed(Stage):
         return False
 
     @property
+    def parallel(self) -> bool:  # type: ignore[override]
+        return self.stage.parallel
+
+    @property
     def arrays(self) -> str:  # type: ignore[override]
         return self.stage.arrays
 
@@ -90,7 +100,8 @@ class Renamed(Stage):
 class Pipeline:
     """A detector as a row of named steps.
 
-    steps: (name, stage) pairs or Step objects, in order.
+    steps: (name, stage) pairs or Step objects, in order. The pipeline takes copies of the stages, so that what one
+        pipeline learns is in no other.
     name: of the recipe.
     outputs: the fields that a call gives; what only training needs is not run for them.
     Raises ValueError, naming the step and the field, if the steps cannot work together.
@@ -103,11 +114,14 @@ class Pipeline:
         name: str = "pipeline",
         outputs: Sequence[str] = DETECTIONS,
     ):
-        self.steps = [step if isinstance(step, Step) else Step(*step) for step in steps]
+        given = [step if isinstance(step, Step) else Step(*step) for step in steps]
+        own = [s if isinstance(s.stage, Again) else replace(s, stage=s.stage.clone()) for s in given]
+        self.steps: list[Step] = own
         self.name = name
         self.outputs = tuple(outputs)
         self.classes: tuple[str, ...] = ()
         self.keys: dict[str, str] = {}  # of fitted steps: step -> state key
+        self.revision = 0  # raised when parameters or states change
         self.check()
 
     # -- looking into it -----------------------------------------------------------------------------
@@ -126,7 +140,10 @@ class Pipeline:
             raise ValueError('a pipeline is sliced as pipeline[:"step"], from its beginning')
         last = self.index(item.stop)
         part = Pipeline(self.steps[: last + 1], name=self.name, outputs=self.stage(item.stop).gives)
-        part.classes, part.keys = self.classes, dict(self.keys)
+        part.classes = self.classes
+        for name in (step.name for step in part if step.name in self.keys):
+            part.stage(name).load_state(self.stage(name).state())
+            part.keys[name] = self.keys[name]
         return part
 
     def index(self, name: str) -> int:
@@ -136,12 +153,21 @@ class Pipeline:
                 return i
         raise ValueError(f"{self.name} has no step {name!r}; it has {', '.join(s.name for s in self.steps)}")
 
+    def step(self, name: str) -> Step:
+        """A step by its name."""
+        return self.steps[self.index(name)]
+
     def stage(self, name: str) -> Stage:
         """The stage of a step; a step that is Again shows as the Renamed stage it stands for."""
-        stage = self.steps[self.index(name)].stage
+        stage = self.step(name).stage
         if isinstance(stage, Again):
             return Renamed(self.stage(stage.step), stage.fields)
         return stage
+
+    def method(self, name: str) -> Stage:
+        """The stage that does the work of a step: for a step that is Again, that of the step it repeats."""
+        stage = self.step(name).stage
+        return self.method(stage.step) if isinstance(stage, Again) else stage
 
     def authors(self) -> dict[str, str]:
         """Field -> the step that writes it."""
@@ -166,9 +192,9 @@ class Pipeline:
         while todo:
             name = todo.pop()
             stage = self.stage(name)
-            base = self.steps[self.index(name)].stage
+            base = self.step(name).stage
             more = [base.step] if isinstance(base, Again) else []
-            more += [ref.step for ref in stage.refs().values()] if not isinstance(stage, Renamed) else []
+            more += [ref.step for ref in self.method(name).refs().values()]
             if stage.learned and name not in wanted:
                 wanted.add(name)
                 more += self.needed([*stage.needs, *stage.learns])
@@ -204,6 +230,7 @@ class Pipeline:
             raise
         if params:
             self.keys = {}
+            self.revision += 1
         return self
 
     # -- checks --------------------------------------------------------------------------------------
@@ -224,13 +251,12 @@ class Pipeline:
         self._check_outputs(given)
 
     def _check_stage(self, name: str, stage: Stage, seen: list[str], given: Mapping[str, str]) -> None:
-        kind = type(stage.stage if isinstance(stage, Renamed) else stage).__name__
+        kind = type(self.method(name)).__name__
         try:
             stage.validate()
         except ValueError as error:
             raise ValueError(f"step {name!r} ({kind}): {error}") from error
-        own_data = self.steps[self.index(name)].data is not None
-        for field in [] if own_data else [*stage.needs, *stage.learns]:
+        for field in [] if self.step(name).apart else [*stage.needs, *stage.learns]:
             if field not in given and field not in SOURCES:
                 raise ValueError(
                     f"step {name!r} ({kind}) needs {field!r}, which no earlier step gives "
@@ -241,8 +267,7 @@ class Pipeline:
             if field in given or field in SOURCES:
                 author = given.get(field, "the data set")
                 raise ValueError(f"step {name!r} ({kind}) writes {field!r}, which {author} writes already")
-        refs = {} if isinstance(stage, Renamed) else stage.refs()
-        for param, ref in refs.items():
+        for param, ref in self.method(name).refs().items():
             if ref.step not in seen or not self.stage(ref.step).learned:
                 raise ValueError(
                     f"step {name!r} ({kind}): {param} takes the state of {ref.step!r}, "

@@ -12,8 +12,9 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import cached_property, partial
-from itertools import pairwise, takewhile
+from contextlib import suppress
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,8 @@ from ..cache.keys import digest, digest_file, digest_value
 from ..cache.store import Shelf, Store
 from ..errors import UserError
 from ..stages.record import Record, Records
-from ..stages.stage import NoCheckpoint, Ref, Stage, State
-from .pipeline import Again, Pipeline, Renamed, Step
+from ..stages.stage import NamedFile, NoCheckpoint, Ref, Stage, State
+from .pipeline import Again, Pipeline, Step
 from .progress import Bars
 from .wrap import Cached, Clock, Derived, Timed, host, inputs_digest
 
@@ -53,53 +54,51 @@ class Run:
         self.pipeline = pipeline
         self.store = None if cache is None else Store(None if cache == DEFAULT else cache)
         self.device = device
-        self.jobs = jobs or len(os.sched_getaffinity(0))
+        self.jobs = jobs or cores()
         self.bars = Bars(sys.stderr.isatty() if progress is None else progress)
         self.clock = Clock()
+        self._revision = pipeline.revision
         self._method_keys: dict[str, str] = {}
         self._wrapped: dict[str, Cached | Derived] = {}
         if device is not None:
             for step in pipeline:
                 if isinstance(step.stage, Stage) and "device" in step.stage.param_names():
-                    step.stage.set_params(device=device)  # changes only speed, so nothing learned is stale
+                    step.stage.set_params(device=device)  # what is learned stays; with it precision "auto" may change
 
     # -- use -------------------------------------------------------------------------------------------
 
-    def fit(self, data: Records, fields: Iterable[str] | None = None) -> None:
+    def fit(self, data: Records, fields: Iterable[str] | None = None, *, only: str | None = None) -> None:
         """Learn every step that these fields (default: the outputs) need, or load what was learned before.
 
-        UserError if the data set has no images or no classes.
+        only: compute nothing but this step, as in `over`.
+        UserError if there are no images, or no classes where a step learns from them.
         """
+        names = self.pipeline.taught(fields or self.pipeline.outputs)
         if not len(data):
             raise UserError("the data set has no images")
-        if not data.classes:
+        if not data.classes and not all(self.pipeline.step(name).apart for name in names):
             raise UserError("the data set has no annotations to learn from")
         self.pipeline.classes, self.pipeline.keys = tuple(data.classes), {}
-        self._method_keys, self._wrapped = {}, {}
+        self.pipeline.revision += 1
         with self.bars:
-            for name in self.pipeline.taught(fields or self.pipeline.outputs):
-                self._learn(name, data)
+            for name in names:
+                self._learn(name, data, only)
 
     def fit_apart(self, fields: Iterable[str]) -> None:
         """Learn what these fields need and has data of its own. UserError if they need more than that."""
         for name in self.pipeline.taught(fields):
-            data = self.pipeline.steps[self.pipeline.index(name)].data
+            data = self.pipeline.step(name).data
             if data is None:
                 raise UserError(f"step {name!r} has learned nothing yet: train the recipe first, and name the RUN")
             with self.bars:
                 self._learn(name, data)
 
     def over(
-        self,
-        data: Records,
-        fields: Iterable[str],
-        *,
-        only: str | None = None,
-        indices: Sequence[int] | None = None,
+        self, data: Records, fields: Iterable[str], *, only: str | None = None, indices: Sequence[int] | None = None
     ) -> Iterator[Record]:
         """Every image's record with these fields, in order.
 
-        only: compute nothing but this step; UserError if the cache lacks something that it needs.
+        only: compute nothing that is kept but this step; UserError if the cache lacks something that it needs.
         indices: of the images to take, default all.
         """
         steps = self.pipeline.needed(fields)
@@ -113,7 +112,7 @@ class Run:
                 yield from self._chunk(steps, [data[i] for i in order[begin : begin + size]], only)
         if self.store:
             for name in steps:
-                if self.pipeline.steps[self.pipeline.index(name)].keep:
+                if self.pipeline.step(name).keep:
                     self.shelf(name).pack()
 
     def one(self, image: Any, fields: Iterable[str] | None = None) -> Record:
@@ -131,18 +130,20 @@ class Run:
     # -- one step --------------------------------------------------------------------------------------
 
     def _chunk(self, steps: list[str], records: list[Record], only: str | None) -> Iterator[Record]:
-        """A chunk of images through all steps: side by side where that is worth processes, else each alone.
+        """A chunk of images through all steps: side by side up to the last step that is worth processes.
 
-        Alone, so that no more than one image's features are in memory.
+        From there on each image goes alone, and is forgotten, so that no more than one image's features are in memory.
         """
-        ahead = list(takewhile(lambda name: self.pipeline.stage(name).parallel, steps))
-        for name in ahead:
+        worth = [i for i, name in enumerate(steps) if self.pipeline.stage(name).parallel]
+        ahead = worth[-1] + 1 if worth else 0
+        for name in steps[:ahead]:
             records = self._through(name, records, only)
-        for record in records:
-            done = [record]
-            for name in steps[len(ahead) :]:
+        records.reverse()
+        while records:
+            done = [records.pop()]
+            for name in steps[ahead:]:
                 done = self._through(name, done, only)
-            yield from done
+            yield done[0]
 
     def _through(self, name: str, records: list[Record], only: str | None = None) -> list[Record]:
         step = self.wrapped(name)
@@ -160,21 +161,27 @@ class Run:
 
     def wrapped(self, name: str) -> Cached | Derived:
         """The step with its clock and cache round it."""
+        self._refresh()
         if name not in self._wrapped:
-            step = self.pipeline.steps[self.pipeline.index(name)]
             stage = self.pipeline.stage(name)
-            self._bind(stage)
+            self._bind(name)
             timed = Timed(name, stage, self.clock, self.jobs)
-            if self.store is None or not step.keep:
-                self._wrapped[name] = Derived(timed, "" if self.store is None else self.key(name))
+            if self.store is None or not self.pipeline.step(name).keep:
+                self._wrapped[name] = Derived(timed, partial(self.key, name))
             else:
                 self._wrapped[name] = Cached(timed, self.shelf(name), partial(self._describe, name))
         return self._wrapped[name]
 
-    def _bind(self, stage: Stage) -> None:
-        inner = stage.stage if isinstance(stage, Renamed) else stage
-        for param, ref in inner.refs().items():
-            inner.bind(param, self.pipeline.stage(ref.step).state())
+    def _refresh(self) -> None:
+        """Forget keys and wrapped steps if the pipeline was given other parameters or learned again."""
+        if self._revision != self.pipeline.revision:
+            self._revision = self.pipeline.revision
+            self._method_keys, self._wrapped = {}, {}
+
+    def _bind(self, name: str) -> None:
+        stage = self.pipeline.method(name)
+        for param, ref in stage.refs().items():
+            stage.bind(param, self.pipeline.stage(ref.step).state, self.pipeline.keys[ref.step])
 
     def _check_learned(self, steps: Iterable[str]) -> None:
         authored = [field for step in steps for field in self.pipeline.stage(step).gives]
@@ -184,14 +191,16 @@ class Run:
 
     # -- learning --------------------------------------------------------------------------------------
 
-    def _learn(self, name: str, data: Records) -> None:
-        step = self.pipeline.steps[self.pipeline.index(name)]
-        stage = self.pipeline.stage(name)
+    def _learn(self, name: str, data: Records, only: str | None = None) -> None:
+        step = self.pipeline.step(name)
         if name in self.pipeline.keys:
             return
-        records = FitRecords(self, name, step.data or data, own=step.data is not None)
-        records.prepare()
-        self._bind(stage)
+        if step.apart and step.data is None:
+            raise UserError(f"step {name!r} learns from data of its own, which a RUN does not hold: train the recipe")
+        stage = self.pipeline.stage(name)
+        records = FitRecords(self, name, step.data or data)
+        records.prepare(only)
+        self._bind(name)
         key = self._state_key(name, records)
         shelf = self.store.shelf(name, key) if self.store else None
         state = shelf.load_state() if shelf else None
@@ -208,7 +217,7 @@ class Run:
         if shelf is None:
             stage.fit(records, NoCheckpoint())
         else:
-            self._describe(step.name, key)
+            self._describe(step.name, key, records.classes)
             stage.fit(records, ShelfCheckpoint(shelf, partial(self.bars.update, text)))
             shelf.save_state(on_host(stage.state()))
             shelf.drop_state("checkpoint")
@@ -227,29 +236,37 @@ class Run:
 
     def method_key(self, name: str) -> str:
         """Class, version, keyed parameters, and keys of the states and the methods that the step reads."""
+        self._refresh()
         if name not in self._method_keys:
             self._method_keys[name] = digest_value(self._method(name))
         return self._method_keys[name]
 
     def _method(self, name: str) -> dict[str, Any]:
-        stage = self.pipeline.stage(name)
-        inner = stage.stage if isinstance(stage, Renamed) else stage
-        step = self.pipeline.steps[self.pipeline.index(name)]
+        step, stage, doer = self.pipeline.step(name), self.pipeline.stage(name), self.pipeline.method(name)
         authors = self.pipeline.authors()
-        read = () if step.data is not None else tuple(stage.needs)
+        read = () if step.apart else tuple(stage.needs)
+        again: list[Any] = []
+        if isinstance(step.stage, Again):  # of the step repeated only what it learned: the rest is in this method
+            again = [self.pipeline.keys.get(step.stage.step, ""), step.stage.fields]
         return {
-            "class": f"{type(inner).__module__}.{type(inner).__qualname__}",
-            "version": inner.version,
-            "parameters": {key: self._keyed(inner, key, value) for key, value in inner.key_params().items()},
-            "again": [self.key(step.stage.step), step.stage.fields] if isinstance(step.stage, Again) else [],
+            "class": f"{type(doer).__module__}.{type(doer).__qualname__}",
+            "version": doer.version,
+            "parameters": {key: self._keyed(doer, key, value) for key, value in doer.key_params().items()},
+            "again": again,
             "reads": {field: self.key(authors[field]) for field in read if field in authors},
         }
 
     def _keyed(self, stage: Stage, name: str, value: Any) -> Any:
         if isinstance(value, Ref):
             return {"state": self.pipeline.keys[value.step]}
-        if name in stage.files and isinstance(value, str) and Path(value).is_file():
+        if name not in stage.files or not isinstance(value, (str, Path)):
+            return value
+        if isinstance(value, NamedFile):
+            return value.name
+        if Path(value).is_file():
             return {"content": digest_file(value)}
+        if isinstance(value, Path) or Path(value).suffix:
+            raise UserError(f"{name} of {type(stage).__name__}: there is no file {value}")
         return value
 
     def _state_key(self, name: str, records: FitRecords) -> str:
@@ -260,7 +277,7 @@ class Run:
 
     # -- about.json ------------------------------------------------------------------------------------
 
-    def _describe(self, name: str, key: str | None = None) -> None:
+    def _describe(self, name: str, key: str | None = None, classes: Sequence[str] = ()) -> None:
         assert self.store is not None
         key = key or self.key(name)
         about = {
@@ -269,47 +286,34 @@ class Run:
             "recipe": self.pipeline.name,
             "method_key": self.method_key(name),
             **self._method(name),
-            "classes": list(self.pipeline.classes) if self.pipeline.stage(name).learned else [],
+            "classes": list(classes),
             "made": time.strftime("%Y-%m-%d %H:%M:%S"),
         }
-        self.store.shelf(name, key).describe(about, self._environment)
-
-    @cached_property
-    def _environment(self) -> dict[str, Any]:
-        from importlib.metadata import version
-
-        names = ("numpy", "torch", "torchvision", "scikit-learn", "opencv-contrib-python-headless")
-        found = {}
-        for package in names:
-            try:
-                found[package] = version(package)
-            except ModuleNotFoundError:
-                found[package] = "absent"
-        return {"software": found, "device": self.device or "auto", "threads": len(os.sched_getaffinity(0))}
+        self.store.shelf(name, key).describe(about, environment(self.device or "auto"))
 
 
 class FitRecords(Records):
     """What a fit is handed: each record with just the fields that the stage declares, made when asked for."""
 
-    def __init__(self, run: Run, name: str, data: Records, *, own: bool):
+    def __init__(self, run: Run, name: str, data: Records):
         self.run = run
         self.data = data
         self.classes = tuple(data.classes)
         stage = run.pipeline.stage(name)
         self.fields = (*stage.needs, *stage.learns)
         self.reader = f"fit of step {name!r} ({type(stage).__name__})"
-        self.steps = [] if own else run.pipeline.needed(self.fields)
+        self.steps = [] if run.pipeline.step(name).apart else run.pipeline.needed(self.fields)
         ids = [record.id for record in data]
         self.order = sorted(range(len(ids)), key=ids.__getitem__)
         twice = [a for a, b in pairwise(self.order) if ids[a] == ids[b]]
         if twice:
             raise UserError(f"two images of the data set have the id {ids[twice[0]]!r}")
 
-    def prepare(self) -> None:
-        """Fill the cache with what will be read, so that the fit itself streams."""
+    def prepare(self, only: str | None = None) -> None:
+        """Fill the cache with what will be read, so that the fit itself streams; compute `only` that step, if given."""
         if self.steps:
             fields = [field for step in self.steps for field in self.run.pipeline.stage(step).gives]
-            deque(self.run.over(self.data, fields), maxlen=0)
+            deque(self.run.over(self.data, fields, only=only), maxlen=0)
 
     def __len__(self) -> int:
         return len(self.data)
@@ -341,6 +345,31 @@ class ShelfCheckpoint:
 
     def progress(self, done: int, total: int, text: str = "") -> None:
         self.update(done, total, text)
+
+
+def environment(device: str) -> dict[str, Any]:
+    """What may change bits beside the method: software, the device that computes, its name, threads."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    names = ("numpy", "torch", "torchvision", "scikit-learn", "pillow", "opencv-contrib-python-headless")
+    software = {}
+    for name in (*names, "opencv-contrib-python"):
+        with suppress(PackageNotFoundError):
+            software[name] = version(name)
+    if "torch" not in sys.modules:
+        return {"software": software, "device": "cpu", "threads": 1}
+    import torch
+
+    from ..stages.nets.precision import device_of
+
+    place = device_of(device)
+    name = torch.cuda.get_device_name(place) if place.type == "cuda" else "cpu"
+    return {"software": software, "device": name, "threads": torch.get_num_threads()}
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def on_host(state: Mapping[str, Any]) -> dict[str, np.ndarray]:

@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import importlib
 import json
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ..cache import files
-from ..cache.keys import digest_file
+from ..cache.keys import digest_file, digest_state
 from ..errors import UserError
-from ..stages.stage import Ref, Stage
+from ..stages.stage import NamedFile, Ref, Stage
 from .pipeline import Again, Pipeline, Step
 from .run import on_host
 
@@ -27,19 +26,16 @@ FORMAT = 1
 def save(pipeline: Pipeline, folder: str | Path) -> None:
     """Write a fitted pipeline. UserError if the folder cannot be written or holds something else."""
     folder = Path(folder)
-    if folder.exists() and not (folder / "recipe.json").is_file() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{folder} is there already and is no trained run")
-    for step in pipeline:
-        if step.name in pipeline.keys:
-            state = on_host(pipeline.stage(step.name).state())
-            files.write(folder / "states" / f"{step.name}.safetensors", state, {"key": pipeline.keys[step.name]})
+    refuse_other(folder)
+    for name, key in pipeline.keys.items():
+        files.write(folder / "states" / f"{name}.safetensors", on_host(pipeline.stage(name).state()), {"key": key})
     recipe = {
         "format": FORMAT,
         "name": pipeline.name,
         "classes": list(pipeline.classes),
         "outputs": list(pipeline.outputs),
         "keys": pipeline.keys,
-        "steps": [_step_json(pipeline, step, folder) for step in pipeline],
+        "steps": [_step_json(step, folder) for step in pipeline],
     }
     files.write_json(folder / "recipe.json", recipe)
 
@@ -57,25 +53,29 @@ def load(folder: str | Path, allow: Sequence[str] = ()) -> Pipeline:
 
     UserError if the folder is no trained run, is damaged, or names a class from elsewhere.
     """
-    folder = Path(folder)
+    folder = Path(folder).resolve()
     try:
         recipe = json.loads((folder / "recipe.json").read_text())
-    except FileNotFoundError as error:
+        if recipe.get("format") != FORMAT:
+            raise UserError(f"{folder} is of format {recipe.get('format')}; this version reads {FORMAT}")
+        steps = [_step(row, folder, allow) for row in recipe["steps"]]
+        pipeline = Pipeline(steps, name=recipe["name"], outputs=recipe["outputs"])
+        pipeline.classes, pipeline.keys = tuple(recipe["classes"]), dict(recipe["keys"])
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise UserError(f"{folder} is no trained run: it has no recipe.json") from error
-    except ValueError as error:
-        raise UserError(f"{folder / 'recipe.json'} is damaged: {error}") from error
-    if recipe.get("format") != FORMAT:
-        raise UserError(f"{folder} is of format {recipe.get('format')}; this version reads {FORMAT}")
-    steps = [_step(row, folder, allow) for row in recipe["steps"]]
-    pipeline = Pipeline(steps, name=recipe["name"], outputs=recipe["outputs"])
-    pipeline.classes, pipeline.keys = tuple(recipe["classes"]), dict(recipe["keys"])
-    for name in pipeline.keys:
-        pipeline.stage(name).load_state(_state(folder / "states" / f"{name}.safetensors"))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{folder / 'recipe.json'} is damaged, or of another version: {error}") from error
+    for name, key in pipeline.keys.items():
+        pipeline.stage(name).load_state(_state(folder / "states" / f"{name}.safetensors", key))
     return pipeline
 
 
-def _state(path: Path) -> dict[str, Any]:
+def _state(path: Path, key: str) -> dict[str, Any]:
     try:
+        if files.open_header(path).header.get("key") != key:
+            raise UserError(
+                f"{path} was learned by another training than {path.parent.parent / 'recipe.json'} tells of"
+            )
         return files.read(path)
     except FileNotFoundError as error:
         raise UserError(f"{path} is missing from the trained run") from error
@@ -83,34 +83,34 @@ def _state(path: Path) -> dict[str, Any]:
         raise UserError(str(error)) from error
 
 
-def _step_json(pipeline: Pipeline, step: Step, folder: Path) -> dict[str, Any]:
-    row: dict[str, Any] = {"name": step.name, "keep": step.keep}
+def _step_json(step: Step, folder: Path) -> dict[str, Any]:
+    row: dict[str, Any] = {"name": step.name, "keep": step.keep, "apart": step.apart}
     if isinstance(step.stage, Again):
         return {**row, "again": step.stage.step, "fields": step.stage.fields}
     stage = step.stage
-    params = {name: _param_json(stage, name, value, folder, step.name) for name, value in stage.get_params().items()}
+    params = {name: _param_json(stage, name, value, folder) for name, value in stage.get_params().items()}
     return {**row, "class": f"{type(stage).__module__}.{type(stage).__qualname__}", "params": params}
 
 
-def _param_json(stage: Stage, name: str, value: Any, folder: Path, step: str) -> Any:
+def _param_json(stage: Stage, name: str, value: Any, folder: Path) -> Any:
     if isinstance(value, Ref):
         return {"$state": value.step}
-    if name not in stage.files or not isinstance(value, str):
+    if name not in stage.files or not isinstance(value, (str, Path)):
         return value
     if Path(value).is_file():
-        kept = f"files/{digest_file(value)[:8]}-{Path(value).name}"
-        (folder / "files").mkdir(parents=True, exist_ok=True)
-        if not (folder / kept).exists():
-            shutil.copyfile(value, folder / kept)
-        return {"$file": kept}
-    kept = f"files/{step}-{name}.safetensors"  # weights known by name are kept too: a run needs no network
-    files.write(folder / kept, on_host(stage.named(name)), {"name": value})
-    return {"$file": kept}
+        kept = f"files/{digest_file(value)}{Path(value).suffix}"
+        files.copy(Path(value), folder / kept)
+        return {"$file": kept, "$name": value.name} if isinstance(value, NamedFile) else {"$file": kept}
+    state = on_host(stage.named(name))  # weights known by a name are kept too: a run needs no network
+    kept = f"files/{digest_state(state)}.safetensors"
+    files.write(folder / kept, state, {"name": value})
+    return {"$file": kept, "$name": value}
 
 
 def _step(row: dict[str, Any], folder: Path, allow: Sequence[str]) -> Step:
+    more = {"keep": row["keep"], "apart": row["apart"]}
     if "again" in row:
-        return Step(row["name"], Again(row["again"], **row["fields"]), row["keep"])
+        return Step(row["name"], Again(row["again"], **row["fields"]), **more)
     module, _, name = row["class"].rpartition(".")
     if module.split(".")[0] != "rcnn" and module not in allow:
         raise UserError(f"{folder} names {row['class']}, which is not of rcnn; say --allow {module} if you trust it")
@@ -120,12 +120,13 @@ def _step(row: dict[str, Any], folder: Path, allow: Sequence[str]) -> Step:
         raise UserError(f"{folder} names {row['class']}, which cannot be imported: {error}") from error
     if not (isinstance(kind, type) and issubclass(kind, Stage)):
         raise UserError(f"{folder} names {row['class']}, which is no stage")
-    return Step(row["name"], kind(**{key: _param(value, folder) for key, value in row["params"].items()}), row["keep"])
+    return Step(row["name"], kind(**{key: _param(value, folder) for key, value in row["params"].items()}), **more)
 
 
 def _param(value: Any, folder: Path) -> Any:
     if isinstance(value, dict) and "$state" in value:
         return Ref(value["$state"])
     if isinstance(value, dict) and "$file" in value:
-        return str(folder / value["$file"])
+        path = str(folder / value["$file"])
+        return NamedFile(path, value["$name"]) if "$name" in value else path
     return tuple(value) if isinstance(value, list) else value

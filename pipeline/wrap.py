@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ..cache.files import Unreadable
+from ..cache.files import Replaced, Unreadable
 from ..cache.keys import digest, digest_value
 from ..cache.store import Entry, Shelf, log
 from ..stages.record import Lazy, Record
@@ -31,12 +31,17 @@ class Tally:
     computed: int = 0
     seconds: float = 0.0
     fit_seconds: float = 0.0
-    ids: set[str] = field(default_factory=set)  # of images computed
-    found: set[str] = field(default_factory=set)  # of images found in the cache; a fit finds them many times
+    reused: int = 0
+    seen: set[str] = field(default_factory=set)  # images counted: a fit takes the same ones many times
 
-    @property
-    def reused(self) -> int:
-        return len(self.found - self.ids)
+    def count(self, id: str, seconds: float | None = None) -> None:
+        """An image was computed in so many seconds; or, without seconds, taken from the cache."""
+        if seconds is not None:
+            self.computed += 1
+            self.seconds += seconds
+        elif id not in self.seen:
+            self.reused += 1
+        self.seen.add(id)
 
 
 @dataclass
@@ -54,7 +59,7 @@ class Clock:
 
 
 class Timed:
-    """A stage with a clock.
+    """A stage with a clock. What it gives is held to FIELDS.
 
     name: of the step. jobs: worker processes for a stage whose images cost that much.
     """
@@ -74,16 +79,13 @@ class Timed:
         if self.stage.arrays == "numpy":
             views = [_on_host(view) for view in views]
         for record, (fields, seconds) in zip(records, self._results(views)):
-            tally = self.clock[self.name]
-            tally.computed += 1
-            tally.ids.add(record.id)
-            tally.seconds += seconds
+            self.clock[self.name].count(record.id, seconds)
             self._check(record, fields)
             yield fields
 
     @property
     def reader(self) -> str:
-        return f"step {self.name!r} ({type(self.stage).__name__})"
+        return f"step {self.name!r} ({type(getattr(self.stage, 'stage', self.stage)).__name__})"
 
     def _results(self, views: list[Record]) -> Iterable[tuple[Fields, float]]:
         if not self.stage.parallel or self.jobs == 1 or len(views) == 1:
@@ -142,23 +144,22 @@ class Cached:
     def stream(self, records: Sequence[Record]) -> Iterator[Fields]:
         """The fields of each record, in order: from the shelf where valid, else computed and kept."""
         inputs = [inputs_digest(record, self.step.stage.needs) for record in records]
-        entries = [self._valid(record, key) for record, key in zip(records, inputs)]
+        entries = [self._valid(record.id, key) for record, key in zip(records, inputs)]
         fresh = self.step.stream([r for r, entry in zip(records, entries) if entry is None])
         for record, key, entry in zip(records, inputs, entries):
             if entry is not None:
-                self.step.clock[self.step.name].found.add(record.id)
+                self.step.clock[self.step.name].count(record.id)
                 yield self._lazies(record, entry)
             else:
                 yield self._keep(record, key, next(fresh))
 
     def has(self, record: Record) -> bool:
         """Whether a valid entry is there, so that nothing need be computed."""
-        return self._valid(record, inputs_digest(record, self.step.stage.needs)) is not None
+        return self._valid(record.id, inputs_digest(record, self.step.stage.needs)) is not None
 
-    def _valid(self, record: Record, inputs: str) -> Entry | None:
-        entry = self.shelf.find(record.id)
-        complete = entry is not None and set(entry.slots) == set(self.step.stage.gives)
-        return entry if entry is not None and complete and entry.inputs == inputs else None
+    def _valid(self, id: str, inputs: str) -> Entry | None:
+        entry = self.shelf.find(id, inputs)
+        return entry if entry is not None and set(entry.slots) == set(self.step.stage.gives) else None
 
     def _keep(self, record: Record, inputs: str, fields: Fields) -> Fields:
         if not self._begun:
@@ -168,7 +169,7 @@ class Cached:
         entry = self.shelf.write(record.id, inputs, arrays)
         if entry.nbytes > IN_MEMORY:
             return self._lazies(record, entry)
-        return {name: Lazy(partial(_same, fields[name]), partial(_token, entry, name)) for name in fields}
+        return {name: Lazy(partial(_itself, fields[name]), partial(_token, entry, name)) for name in fields}
 
     def _lazies(self, record: Record, entry: Entry) -> Fields:
         return {
@@ -178,6 +179,9 @@ class Cached:
     def _load(self, record: Record, entry: Entry, name: str) -> np.ndarray:
         try:
             return self.shelf.read(entry, [name])[name]
+        except Replaced:  # an image of this id with other content took its place: the shelf stays as it is
+            (fields,) = self.step([record])
+            return host(fields[name])
         except Unreadable as error:
             log.warning("%s; it is made again", error)
             self.shelf.remove(entry)
@@ -186,14 +190,18 @@ class Cached:
             self.shelf.write(record.id, entry.inputs, arrays)
             return arrays[name]
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For a worker process, which reads entries: no way back to the run, whose bars cannot travel."""
+        return {"step": self.step, "shelf": self.shelf, "begin": _nothing, "_begun": False}
+
 
 class Derived:
     """A step whose fields are not kept: made from their inputs when something reads them.
 
-    key: of the method, from which with its inputs the fields' identity follows without computing them.
+    key: gives that of the method, from which with its inputs the fields' identity follows without computing them.
     """
 
-    def __init__(self, step: Timed, key: str):
+    def __init__(self, step: Timed, key: Callable[[], str]):
         self.step = step
         self.key = key
 
@@ -215,8 +223,12 @@ class Derived:
         (fields,) = self.step([record])
         return fields
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For a worker process, which makes values and asks for no identity."""
+        return {"step": self.step, "key": _nothing}
+
     def _identity(self, record: Record) -> bytes:
-        return digest(self.key, inputs_digest(record, self.step.stage.needs)).encode()
+        return digest(self.key(), inputs_digest(record, self.step.stage.needs)).encode()
 
 
 def inputs_digest(record: Record, names: Iterable[str]) -> str:
@@ -224,7 +236,7 @@ def inputs_digest(record: Record, names: Iterable[str]) -> str:
     parts: list[str] = []
     for name in sorted(names):
         value = record.raw(name)
-        parts += [name, digest(value.identity()) if isinstance(value, Lazy) else digest_value(host(value))]
+        parts += [name, value.fingerprint(digest) if isinstance(value, Lazy) else digest_value(host(value))]
     return digest(*parts)
 
 
@@ -241,7 +253,7 @@ def _on_host(view: Record) -> Record:
     fields = {}
     for name in view:
         raw = view.raw(name)
-        fields[name] = Lazy(partial(_host_value, raw), raw.identity) if isinstance(raw, Lazy) else host(raw)
+        fields[name] = Lazy(partial(_host_value, raw), _nothing) if isinstance(raw, Lazy) else host(raw)
     return Record(view.id, fields, view.reader)
 
 
@@ -249,8 +261,12 @@ def _host_value(lazy: Lazy) -> Any:
     return host(lazy.value())
 
 
-def _same(value: Any) -> Any:
+def _itself(value: Any) -> Any:
     return value
+
+
+def _nothing() -> Any:
+    raise AssertionError("asked of a copy made for reading alone")
 
 
 def _token(entry: Entry, name: str) -> bytes:
@@ -262,4 +278,4 @@ def _part(made: Lazy, name: str) -> Any:
 
 
 def _part_token(made: Lazy, name: str) -> bytes:
-    return made.identity() + b"/" + name.encode()
+    return f"{made.fingerprint(digest)}/{name}".encode()

@@ -31,7 +31,7 @@ FIELDS: dict[str, Field] = {
     "truth_labels": Field("int64", "T", "1..K", "annotated classes"),
     "truth_difficult": Field("bool", "T", "", "VOC's difficult flag: neither a hit nor a miss"),
     "truth_crowd": Field("bool", "T", "", "COCO's iscrowd flag: one box around many objects"),
-    "truth_areas": Field("float32", "T", "pixels", "area of the annotated mask, else of the box"),
+    "truth_areas": Field("float32", "T", "square pixels", "area of the annotated mask, else of the box"),
     "truth_masks": Field("object", "T", "COCO RLE", "annotated masks, decoded on demand"),
     "truth_features.*": Field("float", "T F", "", "features of the annotated boxes, one field per layer"),
     "boxes": Field("float32", "R 4", "pixels", "region proposals"),
@@ -72,13 +72,13 @@ class Lazy:
         parameters), so that a cache can tell whether it changed without making it.
     """
 
-    __slots__ = ("_identity", "_load", "_made", "_token")
+    __slots__ = ("_fingerprint", "_identity", "_load", "_made")
 
     def __init__(self, load: Callable[[], Any], identity: Callable[[], bytes]):
         self._load = load
         self._identity = identity
         self._made: list[Any] = []
-        self._token: bytes | None = None
+        self._fingerprint: str | None = None
 
     def value(self) -> Any:
         if not self._made:
@@ -86,16 +86,20 @@ class Lazy:
         return self._made[0]
 
     def identity(self) -> bytes:
-        if self._token is None:
-            self._token = self._identity()
-        return self._token
+        return self._identity()
+
+    def fingerprint(self, digest: Callable[[bytes], str]) -> str:
+        """The digest of the identity; that is kept, the identity (a whole file, say) is not."""
+        if self._fingerprint is None:
+            self._fingerprint = digest(self._identity())
+        return self._fingerprint
 
     @property
     def made(self) -> bool:
         return bool(self._made)
 
     def __getstate__(self) -> tuple[Any, ...]:
-        return self._load, self._identity
+        return self._load, self._identity  # made again where it is needed
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         self.__init__(*state)  # type: ignore[misc]

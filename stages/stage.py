@@ -24,6 +24,23 @@ class Ref:
     step: str
 
 
+class NamedFile(str):
+    """A file with the weights that a name stands for: it is read as a file, and keyed by the name.
+
+    A RUN folder keeps such files, so that it needs no network and still reads what was cached under the name.
+    """
+
+    name: str
+
+    def __new__(cls, path: str, name: str) -> NamedFile:
+        made = super().__new__(cls, path)
+        made.name = name
+        return made
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return NamedFile, (str(self), self.name)
+
+
 class Checkpoint(Protocol):
     """What `fit` is handed to save, to resume in mid-fit, and to say how far it is."""
 
@@ -166,9 +183,11 @@ class Stage:
         """The parameters that take another step's state."""
         return {name: value for name, value in self.get_params().items() if isinstance(value, Ref)}
 
-    def bind(self, name: str, state: State) -> None:
-        """Hand over the state that the parameter `name`, a Ref, refers to."""
-        self.__dict__.setdefault("_bound", {})[name] = state
+    def bind(self, name: str, state: Callable[[], State], key: str) -> None:
+        """Hand over the state, of this key, that the parameter `name`, a Ref, refers to."""
+        bound = self.__dict__.setdefault("_bound", {})
+        if name not in bound or bound[name][0] != key:
+            bound[name] = (key, state())
 
     def given(self, name: str) -> Any:
         """The parameter's value; the state it refers to where it is a Ref."""
@@ -176,7 +195,7 @@ class Stage:
         if not isinstance(value, Ref):
             return value
         try:
-            return self.__dict__.get("_bound", {})[name]
+            return self.__dict__.get("_bound", {})[name][1]
         except KeyError:
             raise RuntimeError(f"{type(self).__name__}: the state of step {value.step!r} was not handed over") from None
 

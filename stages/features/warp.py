@@ -75,9 +75,10 @@ def warp(image: Any, places: np.ndarray, side: int, dtype: Any = None) -> Any:
     """
     import torch
 
-    crops = _warp_each(image, places, side) if image.device.type == "cpu" and _cv2() else (
-        _warp_all(image, places, side))  # fmt: skip
-    return crops.to(dtype or torch.float32).permute(0, 3, 1, 2)  # N S S 3 -> N 3 S S, channels_last
+    dtype = dtype or torch.float32
+    each = image.device.type == "cpu" and _cv2() is not None
+    crops = _warp_each(image, places, side, dtype) if each else _warp_all(image, places, side).to(dtype)
+    return crops.permute(0, 3, 1, 2)  # N S S 3 -> N 3 S S, channels_last
 
 
 def _cv2() -> Any:
@@ -88,17 +89,19 @@ def _cv2() -> Any:
     return cv2
 
 
-def _warp_each(image: Any, places: np.ndarray, side: int) -> Any:
+def _warp_each(image: Any, places: np.ndarray, side: int, dtype: Any) -> Any:
     import torch
 
     resize, source = _cv2().resize, image.numpy()
-    crops = np.empty((len(places), side, side, 3), np.float32)
-    for crop, (x0, y0, x1, y1, x, y, w, h) in zip(crops, places.tolist()):
+    crops = torch.empty(len(places), side, side, 3, dtype=dtype)
+    crop = np.empty((side, side, 3), np.float32)  # one, so that it stays in the processor's cache
+    for k, (x0, y0, x1, y1, x, y, w, h) in enumerate(places.tolist()):
         if (w, h) != (side, side):
             crop.fill(0)
         if w and h:
             resize(source[y0:y1, x0:x1], (w, h), dst=crop[y : y + h, x : x + w])  # bilinear by default
-    return torch.from_numpy(crops)
+        crops[k] = torch.from_numpy(crop)
+    return crops
 
 
 def _warp_all(image: Any, places: np.ndarray, side: int) -> Any:

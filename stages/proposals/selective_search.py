@@ -139,7 +139,7 @@ class SelectiveSearch(Stage):
         return [self._propose(record) for record in records]
 
     def _propose(self, record: Record) -> dict[str, Any]:
-        rng = np.random.default_rng([self.random_state, *record.id.encode()])
+        rng = np.random.default_rng([self.random_state, *record.id.encode("utf-8", "surrogateescape")])
         params = self.get_params()
         del params["random_state"]
         return dict(zip(self.gives, selective_search(record["image"], rng, **params)))

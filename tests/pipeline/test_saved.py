@@ -66,11 +66,11 @@ def test_classes_from_elsewhere_need_leave(toys: Any, run: Path) -> None:
     [
         ({"format": 99}, "is of format 99; this version reads 1"),
         (
-            {"steps": [{"name": "x", "keep": True, "class": "rcnn.errors.UserError", "params": {}}]},
+            {"steps": [{"name": "x", "keep": True, "apart": False, "class": "rcnn.errors.UserError", "params": {}}]},
             "no stage",
         ),
         (
-            {"steps": [{"name": "x", "keep": True, "class": "rcnn.nowhere.X", "params": {}}]},
+            {"steps": [{"name": "x", "keep": True, "apart": False, "class": "rcnn.nowhere.X", "params": {}}]},
             "cannot be imported",
         ),
     ],

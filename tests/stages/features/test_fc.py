@@ -32,7 +32,7 @@ def test_equals_one_forward(weights: dict[str, torch.Tensor], image: Record, pre
     later = FCLayers(**COMMON, layers=("fc6", "fc7"), storage="float32", precision=precision)
     for made in (whole, later):
         made.validate()
-        made.bind("weights", weights)
+        made.bind("weights", lambda: weights, "key")
     (expected,) = whole([image])
     (found,) = later([image.add(expected).only(later.needs).add({})])
     assert set(found) == {"features.fc6", "features.fc7"}
@@ -43,7 +43,7 @@ def test_equals_one_forward(weights: dict[str, torch.Tensor], image: Record, pre
 
 def test_no_regions_numpy_and_a_wrong_length(weights: dict[str, torch.Tensor]) -> None:
     made = FCLayers(**COMMON)
-    made.bind("weights", weights)
+    made.bind("weights", lambda: weights, "key")
     (fields,) = made([Record("a", {"features.pool5": np.zeros((0, 9216), np.float16)})])
     assert fields["features.fc7"].shape == (0, 4096)
     assert fields["features.fc7"].dtype == torch.float16

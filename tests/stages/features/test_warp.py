@@ -104,7 +104,7 @@ def test_both_paths_agree_at_the_real_size() -> None:
     image, boxes = normalised(drawn(375, 500), MEAN, NO_STD), some_boxes(375, 500, 20, seed=3)
     boxes[:, 2:] += np.random.default_rng(1).uniform(0, 300, (len(boxes), 2)).astype(np.float32)
     places = windows(boxes, (375, 500), 227)
-    gap = module._warp_each(image, places, 227) - module._warp_all(image, places, 227)
+    gap = module._warp_each(image, places, 227, torch.float32) - module._warp_all(image, places, 227)
     assert gap.abs().max() < 0.02  # pure noise, 500 pixels wide: float32 places are good to 1e-5 pixels and more
 
 
@@ -192,11 +192,11 @@ def test_bfloat16_is_near_float32() -> None:
 
 def test_weights_from_another_step() -> None:
     referring, state = stage(weights=Ref("pretrain")), load("shapenet", random_state=9).state_dict()
-    referring.bind("weights", state)
+    referring.bind("weights", lambda: state, "one")
     expected = stage(random_state=9)([record(BOXES)])[0]["features.pool5"]
     assert torch.equal(referring([record(BOXES)])[0]["features.pool5"], expected)
     other = load("shapenet", random_state=10).state_dict()
-    referring.bind("weights", other)
+    referring.bind("weights", lambda: other, "another")
     assert not torch.equal(referring([record(BOXES)])[0]["features.pool5"], expected)
 
 
@@ -217,7 +217,8 @@ def test_the_key_names_the_precision_and_not_the_speed() -> None:
 
 def test_what_overflows_is_told() -> None:
     made = stage(weights=Ref("pretrain"))
-    made.bind("weights", {key: value * 1e3 for key, value in load("shapenet").state_dict().items()})
+    loud = {key: value * 1e3 for key, value in load("shapenet").state_dict().items()}
+    made.bind("weights", lambda: loud, "loud")
     with pytest.raises(UserError, match=r"drawn 0.*pool5 of shapenet is not finite in float16"):
         made([record(BOXES)])
 

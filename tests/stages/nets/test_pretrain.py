@@ -57,7 +57,7 @@ def test_its_state_is_a_backbones_weights(trained: Pretraining) -> None:
     with torch.no_grad():
         torch.testing.assert_close(net.trunk(x), trained.net_.backbone.trunk(x))
     warped = WarpedCNN("shapenet", Ref("pretrain"), device="cpu")
-    warped.bind("weights", state)
+    warped.bind("weights", lambda: state, "key")
     image = Record("a", {"image": records(1)[0]["image"], "boxes": np.array([[2, 2, 40, 40]], np.float32)})
     assert warped([image])[0]["features.pool5"].abs().sum() > 0
 
