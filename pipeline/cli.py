@@ -284,7 +284,7 @@ def _pipeline(name: str, sets: list[str], seed: int | None, allow: list[str] | N
     values = dict(_assignment(text) for text in sets)
     of_steps = {key: value for key, value in values.items() if "__" in key}
     of_recipe = {key: value for key, value in values.items() if "__" not in key}
-    if Path(name).is_dir():
+    if (Path(name) / "recipe.json").is_file() or (Path(name).is_dir() and name not in found.__all__):
         if values or seed is not None:
             raise UserError(f"{name} is trained: its parameters cannot be set any more")
         return saved.load(name, allow or [])
