@@ -71,6 +71,8 @@ class Store:
     def __init__(self, root: str | Path | None = None, *, verify: bool = True):
         self.root = Path(root) if root else default_root()
         self.verify = verify
+        if self.root.exists() and not self.root.is_dir():
+            raise UserError(f"the cache {self.root} is a file, not a folder")
 
     def shelf(self, step: str, key: str) -> Shelf:
         """The shelf of a step made by the method with this key (only its first 12 digits are used)."""

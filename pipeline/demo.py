@@ -18,6 +18,7 @@ PICTURES = 9
 
 def demo(out: Path, device: str = "auto", jobs: int | None = None, cache: Path | None = None) -> Path:
     """Train and evaluate R-CNN on shapes, write a RUN and a report into `out`; returns the report's path."""
+    saved.prepare(out / "run")
     train, test = Shapes(TRAIN, seed=0), Shapes(TEST, seed=1)
     pipeline = rcnn(backbone="shapenet", proposals=BOXES)
     run = Run(pipeline, cache=cache or DEFAULT, device=device, jobs=jobs)
@@ -41,6 +42,8 @@ def _print(run: Run, scores: dict[str, Any]) -> None:
     from rich.console import Console
 
     console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 120
     console.print(report.ap_table(scores))
     console.print(report.cost_table(run))
     rows = report.cache_rows(_store(run))

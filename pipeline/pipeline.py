@@ -80,6 +80,10 @@ class Renamed(Stage):
         return False
 
     @property
+    def chunk(self) -> int:  # type: ignore[override]
+        return self.stage.chunk
+
+    @property
     def parallel(self) -> bool:  # type: ignore[override]
         return self.stage.parallel
 
@@ -120,6 +124,7 @@ class Pipeline:
         self.name = name
         self.outputs = tuple(outputs)
         self.classes: tuple[str, ...] = ()
+        self.category_ids: tuple[int, ...] = ()  # COCO's numbers of the classes, where the data had them
         self.keys: dict[str, str] = {}  # of fitted steps: step -> state key
         self.revision = 0  # raised when parameters or states change
         self.check()
@@ -140,7 +145,7 @@ class Pipeline:
             raise ValueError('a pipeline is sliced as pipeline[:"step"], from its beginning')
         last = self.index(item.stop)
         part = Pipeline(self.steps[: last + 1], name=self.name, outputs=self.stage(item.stop).gives)
-        part.classes = self.classes
+        part.classes, part.category_ids = self.classes, self.category_ids
         for name in (step.name for step in part if step.name in self.keys):
             part.stage(name).load_state(self.stage(name).state())
             part.keys[name] = self.keys[name]
@@ -233,6 +238,19 @@ class Pipeline:
             self.revision += 1
         return self
 
+    def swap(self, name: str, stage: Stage) -> Pipeline:
+        """Put another stage in the place of a step's; ValueError if the steps then cannot work together."""
+        before, at = self.steps, self.index(name)
+        self.steps = [*before[:at], Step(name, stage.clone(), before[at].keep), *before[at + 1 :]]
+        try:
+            self.check()
+        except ValueError:
+            self.steps = before
+            raise
+        self.keys = {}
+        self.revision += 1
+        return self
+
     # -- checks --------------------------------------------------------------------------------------
 
     def check(self) -> None:
@@ -253,7 +271,8 @@ class Pipeline:
     def _check_stage(self, name: str, stage: Stage, seen: list[str], given: Mapping[str, str]) -> None:
         kind = type(self.method(name)).__name__
         try:
-            stage.validate()
+            self.method(name).check_types()
+            self.method(name).validate()
         except ValueError as error:
             raise ValueError(f"step {name!r} ({kind}): {error}") from error
         for field in [] if self.step(name).apart else [*stage.needs, *stage.learns]:

@@ -130,7 +130,7 @@ def _table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]], capti
 
     table = Table(title=title, caption=caption)
     for column, name in enumerate(head):
-        table.add_column(name, justify="left" if column == 0 else "right")
+        table.add_column(name, justify="left" if column == 0 else "right", no_wrap=column == 0)
     for row in rows:
         table.add_row(*row)
     return table

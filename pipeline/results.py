@@ -11,17 +11,21 @@ from ..stages.record import Record
 from .wrap import host
 
 
-def coco_results(record: Record, image_id: int, category_ids: Sequence[int] | None = None) -> list[dict[str, Any]]:
-    """COCO's results format (bbox = [x, y, width, height]) with `file_name` beside `image_id`.
+def coco_results(
+    record: Record, image_id: int, classes: Sequence[str], category_ids: Sequence[int] = ()
+) -> list[dict[str, Any]]:
+    """COCO's results format (bbox = [x, y, width, height]), `file_name` and `category` beside the numbers.
 
-    category_ids: of labels 1..K; default the labels themselves.
+    classes: names of labels 1..K. category_ids: their COCO numbers; the labels themselves if there are none.
     """
+    numbers = tuple(category_ids) or range(1, len(classes) + 1)
     boxes, scores, labels = (host(record[f"det_{name}"]) for name in ("boxes", "scores", "labels"))
     return [
         {
             "image_id": image_id,
             "file_name": record.id,
-            "category_id": int(label) if category_ids is None else int(category_ids[label - 1]),
+            "category_id": int(numbers[label - 1]),
+            "category": classes[label - 1],
             "bbox": [round(float(v), 3) for v in (x0, y0, x1 - x0, y1 - y0)],
             "score": float(score),
         }

@@ -60,6 +60,10 @@ class Run:
         self._revision = pipeline.revision
         self._method_keys: dict[str, str] = {}
         self._wrapped: dict[str, Cached | Derived] = {}
+        if device not in (None, "auto"):
+            from ..stages.nets.precision import device_of
+
+            device_of(str(device))  # refused before any work
         if device is not None:
             for step in pipeline:
                 if isinstance(step.stage, Stage) and "device" in step.stage.param_names():
@@ -79,6 +83,7 @@ class Run:
         if not data.classes and not all(self.pipeline.step(name).apart for name in names):
             raise UserError("the data set has no annotations to learn from")
         self.pipeline.classes, self.pipeline.keys = tuple(data.classes), {}
+        self.pipeline.category_ids = tuple(getattr(data, "category_ids", ()))
         self.pipeline.revision += 1
         with self.bars:
             for name in names:
@@ -103,6 +108,8 @@ class Run:
         """
         steps = self.pipeline.needed(fields)
         self._check_learned(steps)
+        for name in steps:
+            self.wrapped(name)  # a weight file that is not there is missed now, not after hours
         order = range(len(data)) if indices is None else indices
         with self.bars:
             for name in steps:
@@ -138,15 +145,21 @@ class Run:
         ahead = worth[-1] + 1 if worth else 0
         for name in steps[:ahead]:
             records = self._through(name, records, only)
-        records.reverse()
+        group = max([self.pipeline.stage(name).chunk for name in steps[ahead:]], default=1)
         while records:
-            done = [records.pop()]
+            done, records[:group] = records[:group], []
             for name in steps[ahead:]:
                 done = self._through(name, done, only)
-            yield done[0]
+            yield from done
 
     def _through(self, name: str, records: list[Record], only: str | None = None) -> list[Record]:
         step = self.wrapped(name)
+        for record in records:
+            absent = [field for field in self.pipeline.stage(name).needs if field not in record]
+            if absent:
+                raise UserError(
+                    f"image {record.id!r}: step {name!r} needs {absent[0]!r}, which its data set does not give"
+                )
         lacking = [r.id for r in records if not step.has(r)] if only not in (None, name) else []
         if lacking:
             raise UserError(

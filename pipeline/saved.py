@@ -26,13 +26,14 @@ FORMAT = 1
 def save(pipeline: Pipeline, folder: str | Path) -> None:
     """Write a fitted pipeline. UserError if the folder cannot be written or holds something else."""
     folder = Path(folder)
-    refuse_other(folder)
+    prepare(folder)
     for name, key in pipeline.keys.items():
         files.write(folder / "states" / f"{name}.safetensors", on_host(pipeline.stage(name).state()), {"key": key})
     recipe = {
         "format": FORMAT,
         "name": pipeline.name,
         "classes": list(pipeline.classes),
+        "category_ids": list(pipeline.category_ids),
         "outputs": list(pipeline.outputs),
         "keys": pipeline.keys,
         "steps": [_step_json(step, folder) for step in pipeline],
@@ -40,12 +41,14 @@ def save(pipeline: Pipeline, folder: str | Path) -> None:
     files.write_json(folder / "recipe.json", recipe)
 
 
-def refuse_other(folder: Path) -> None:
-    """UserError if a run cannot be written to this folder because something else is there."""
-    if not folder.exists() or (folder / "recipe.json").is_file():
-        return
-    if not folder.is_dir() or any(folder.iterdir()):
+def prepare(folder: Path) -> None:
+    """Make the folder of a run. UserError if it cannot be made, or something else is there."""
+    if not (folder / "recipe.json").is_file() and folder.is_dir() and any(folder.iterdir()):
         raise UserError(f"{folder} is there already and is no trained run")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make the folder {folder}: {error.strerror or error}") from error
 
 
 def load(folder: str | Path, allow: Sequence[str] = ()) -> Pipeline:
@@ -61,6 +64,7 @@ def load(folder: str | Path, allow: Sequence[str] = ()) -> Pipeline:
         steps = [_step(row, folder, allow) for row in recipe["steps"]]
         pipeline = Pipeline(steps, name=recipe["name"], outputs=recipe["outputs"])
         pipeline.classes, pipeline.keys = tuple(recipe["classes"]), dict(recipe["keys"])
+        pipeline.category_ids = tuple(recipe["category_ids"])
     except (FileNotFoundError, NotADirectoryError) as error:
         raise UserError(f"{folder} is no trained run: it has no recipe.json") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -73,9 +77,7 @@ def load(folder: str | Path, allow: Sequence[str] = ()) -> Pipeline:
 def _state(path: Path, key: str) -> dict[str, Any]:
     try:
         if files.open_header(path).header.get("key") != key:
-            raise UserError(
-                f"{path} was learned by another training than {path.parent.parent / 'recipe.json'} tells of"
-            )
+            raise UserError(f"{path} was learned in another training than recipe.json tells of")
         return files.read(path)
     except FileNotFoundError as error:
         raise UserError(f"{path} is missing from the trained run") from error
@@ -101,10 +103,11 @@ def _param_json(stage: Stage, name: str, value: Any, folder: Path) -> Any:
         kept = f"files/{digest_file(value)}{Path(value).suffix}"
         files.copy(Path(value), folder / kept)
         return {"$file": kept, "$name": value.name} if isinstance(value, NamedFile) else {"$file": kept}
+    told = stage.key_params()[name]  # "DEFAULT" may mean other weights in the version that reads this
     state = on_host(stage.named(name))  # weights known by a name are kept too: a run needs no network
     kept = f"files/{digest_state(state)}.safetensors"
-    files.write(folder / kept, state, {"name": value})
-    return {"$file": kept, "$name": value}
+    files.write(folder / kept, state, {"name": told})
+    return {"$file": kept, "$name": told}
 
 
 def _step(row: dict[str, Any], folder: Path, allow: Sequence[str]) -> Step:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -87,13 +88,16 @@ class Timed:
     def reader(self) -> str:
         return f"step {self.name!r} ({type(getattr(self.stage, 'stage', self.stage)).__name__})"
 
-    def _results(self, views: list[Record]) -> Iterable[tuple[Fields, float]]:
-        if not self.stage.parallel or self.jobs == 1 or len(views) == 1:
-            return (measured(self.stage, view) for view in views)
-        from joblib import Parallel, delayed
+    def _results(self, views: list[Record]) -> Iterator[tuple[Fields, float]]:
+        parts = [views[i : i + self.stage.chunk] for i in range(0, len(views), self.stage.chunk)]
+        if not self.stage.parallel or self.jobs == 1 or len(parts) == 1:
+            done: Iterable[list[tuple[Fields, float]]] = (measured(self.stage, part) for part in parts)
+        else:
+            from joblib import Parallel, delayed
 
-        pool = Parallel(n_jobs=self.jobs, return_as="generator")
-        return pool(delayed(measured)(self.stage, view) for view in views)
+            pool = Parallel(n_jobs=self.jobs, return_as="generator")
+            done = pool(delayed(measured)(self.stage, part) for part in parts)
+        return chain.from_iterable(done)
 
     def _check(self, record: Record, fields: Fields) -> None:
         if set(fields) != set(self.stage.gives):
@@ -102,18 +106,20 @@ class Timed:
         record.add(fields, self.reader)
 
 
-def measured(stage: Stage, view: Record) -> tuple[Fields, float]:
-    """One image through a stage, and the seconds that it took, device work included."""
-    for name in view:
-        view[name]  # reading and decoding inputs is not the stage's time
+def measured(stage: Stage, views: list[Record]) -> list[tuple[Fields, float]]:
+    """A few images through a stage, and the seconds that each took, device work included."""
+    for view in views:
+        for name in view:
+            view[name]  # reading and decoding inputs is not the stage's time
     start = time.perf_counter()
     try:
-        (fields,) = stage([view])
+        found = stage(views)
     except Exception as error:
-        error.add_note(f"on image {view.id!r}, in {view.reader}")
+        error.add_note(f"on {', '.join(repr(view.id) for view in views)}, in {views[0].reader}")
         raise
-    synchronise(fields.values())
-    return fields, time.perf_counter() - start
+    synchronise(value for fields in found for value in fields.values())
+    seconds = (time.perf_counter() - start) / len(views)
+    return [(fields, seconds) for fields in found]
 
 
 def synchronise(values: Iterable[Any]) -> None:

@@ -121,8 +121,13 @@ class Record(Mapping[str, Any]):
         self._fields = dict(fields)
 
     def __getitem__(self, name: str) -> Any:
+        value = self.raw(name)
+        return value.value() if isinstance(value, Lazy) else value
+
+    def raw(self, name: str) -> Any:
+        """The value as it is held: a Lazy stays one. MissingField if there is none."""
         try:
-            value = self._fields[name]
+            return self._fields[name]
         except KeyError:
             who = (
                 f"{self.reader} reads {name!r}, which it does not declare or which nothing gives"
@@ -130,7 +135,6 @@ class Record(Mapping[str, Any]):
                 else f"there is no field {name!r}"
             )
             raise MissingField(f"image {self.id!r}: {who} (it has: {', '.join(self._fields)})") from None
-        return value.value() if isinstance(value, Lazy) else value
 
     def __contains__(self, name: object) -> bool:
         return name in self._fields
@@ -143,10 +147,6 @@ class Record(Mapping[str, Any]):
 
     def __repr__(self) -> str:
         return f"Record({self.id!r}: {', '.join(self._fields)})"
-
-    def raw(self, name: str) -> Any:
-        """The value as it is held: a Lazy stays one."""
-        return self._fields[name]
 
     def add(self, fields: Mapping[str, Any], author: str = "a step") -> Record:
         """A new record with these fields too. ValueError if one is there already or does not fit FIELDS."""

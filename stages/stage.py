@@ -10,7 +10,9 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol, Self
+from os import PathLike
+from types import UnionType
+from typing import Any, ClassVar, Protocol, Self, Union, get_args, get_origin, get_type_hints
 
 from .record import Record, Records
 
@@ -79,6 +81,7 @@ class Stage:
         files: parameters that may name a file; keys take its content, not its path.
         arrays: "numpy" if a call wants numpy arrays; "torch" if it takes tensors too and gives tensors on
             its own device.
+        chunk: how many images a call takes at once, at most (1: an image's regions are a batch already).
         parallel: whether an image costs a core so much that worker processes pay (over 50 ms or so).
     """
 
@@ -89,6 +92,7 @@ class Stage:
     speed: ClassVar[tuple[str, ...]] = ()
     files: ClassVar[tuple[str, ...]] = ()
     arrays: ClassVar[str] = "numpy"
+    chunk: ClassVar[int] = 1
     parallel: ClassVar[bool] = False
 
     def __call__(self, records: Sequence[Record]) -> list[dict[str, Any]]:
@@ -98,6 +102,10 @@ class Stage:
     def fit(self, records: Records, checkpoint: Checkpoint) -> None:
         """Learn from records, in canonical order, each holding `needs` and `learns`."""
         raise NotImplementedError(f"{type(self).__name__} learns nothing")
+
+    def check_types(self) -> None:
+        """ValueError, naming the parameter, if a value is of another type than the constructor states."""
+        refuse_types(type(self).__init__, self.get_params())
 
     def validate(self) -> None:
         """Raise ValueError, in one sentence that names the parameter, if a parameter cannot be meant."""
@@ -202,6 +210,31 @@ class Stage:
     def __getstate__(self) -> dict[str, Any]:
         """What a joblib worker gets: nothing that was only built for speed (names starting with `_`)."""
         return {name: value for name, value in vars(self).items() if not name.startswith("_") or name == "_bound"}
+
+
+def refuse_types(function: Callable[..., Any], values: Mapping[str, Any]) -> None:
+    """ValueError, naming the parameter, if one of these arguments is of another type than the function states."""
+    hints = get_type_hints(function)
+    for name, value in values.items():
+        if name in hints and not _is(value, hints[name]):
+            said = inspect.signature(function).parameters[name].annotation
+            raise ValueError(f"{name} is {value!r}, not {said}")
+
+
+def _is(value: Any, hint: Any) -> bool:
+    origin = get_origin(hint)
+    if hint is Any:
+        return True
+    if origin in (Union, UnionType):
+        return any(_is(value, one) for one in get_args(hint))
+    if hint is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if origin is not None:  # a sequence of something
+        inner = [one for one in get_args(hint) if one is not Ellipsis]
+        return isinstance(value, (list, tuple)) and all(any(_is(v, one) for one in inner) for v in value)
+    return isinstance(value, (str, PathLike) if hint is str else hint)
 
 
 def _same(a: Any, b: Any) -> bool:

@@ -86,7 +86,7 @@ def all_stages() -> Iterator[type[Stage]]:
     for found in pkgutil.walk_packages(rcnn.stages.__path__, "rcnn.stages."):
         module = importlib.import_module(found.name)
         for _, kind in inspect.getmembers(module, inspect.isclass):
-            if issubclass(kind, Stage) and kind is not Stage and kind.__module__ == module.__name__:
+            if issubclass(kind, Stage) and kind.__module__ == module.__name__ and "__init__" in vars(kind):
                 yield kind
 
 

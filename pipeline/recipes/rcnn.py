@@ -7,7 +7,7 @@ from typing import Any
 from ...stages.classifiers.svm import LinearSVMs
 from ...stages.features.fc import FCLayers
 from ...stages.features.warp import WarpedCNN
-from ...stages.nets.backbones import layers_of
+from ...stages.nets.backbones import check, layers_of, refuse_layers
 from ...stages.proposals.selective_search import SelectiveSearch
 from ...stages.regressors.ridge import RidgeBoxRegressors
 from ...stages.stage import Ref
@@ -31,7 +31,9 @@ def rcnn(
     proposals: the most boxes an image (section 2.1).
     box_regression: whether boxes are refined, from pool5 (appendix C).
     """
+    check(backbone)
     layer = layer or ("fc7" if "fc7" in layers_of(backbone) else "pool5")
+    refuse_layers(backbone, [layer], layers_of(backbone))
     before, weights = pretraining(backbone, weights)
     net: dict[str, Any] = {"backbone": backbone, "weights": weights}
     from_map = layer in ("pool5", "gap")

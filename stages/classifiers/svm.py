@@ -268,14 +268,14 @@ class LinearSVMs(Stage):
     def validate(self) -> None:
         for name in ("C", "bias", "positive_weight", "norm", "tol"):
             if not getattr(self, name) > 0:
-                raise ValueError(f"LinearSVMs: {name} must be above 0, not {getattr(self, name)}")
+                raise ValueError(f"{name} must be above 0, not {getattr(self, name)}")
         for name in ("passes", "max_iter"):
             if getattr(self, name) < 1:
-                raise ValueError(f"LinearSVMs: {name} must be 1 or more, not {getattr(self, name)}")
+                raise ValueError(f"{name} must be 1 or more, not {getattr(self, name)}")
         if not 0 < self.negative_iou <= 1:
-            raise ValueError(f"LinearSVMs: negative_iou must be in (0, 1], not {self.negative_iou}")
+            raise ValueError(f"negative_iou must be in (0, 1], not {self.negative_iou}")
         if not self.evict < self.hard:
-            raise ValueError(f"LinearSVMs: evict ({self.evict}) must be below hard ({self.hard})")
+            raise ValueError(f"evict ({self.evict}) must be below hard ({self.hard})")
 
     def __call__(self, records: Sequence[Record]) -> list[dict[str, Any]]:
         return [{"scores": self._scores(record["features." + self.layer])} for record in records]
@@ -357,6 +357,8 @@ class LinearSVMs(Stage):
         self.weights_, self.bias_ = mining.weights, mining.bias
         self.history_ = history_table(mining.history)
         lost = [name for name, b in zip(classes, mining.bias) if np.isneginf(b)]
+        if len(lost) == len(classes):
+            raise UserError("LinearSVMs: no class has both annotated boxes and negatives in the data")
         if lost:
             warnings.warn(f"no SVM for {', '.join(lost)}: no positive or no negative in the data", stacklevel=3)
 

@@ -15,7 +15,7 @@ from .image_file import SUFFIXES, image_fields
 class Files(Records):
     """Image files, turned upright as their EXIF orientation says: there are no boxes that this could move.
 
-    paths: image files. One named twice is there once.
+    paths: image files, and folders of which all images are taken. One named twice is there once.
     Ids are the paths relative to the folder that holds them all. Gives image and size. UserError for a file
     that is not there.
     """
@@ -23,7 +23,7 @@ class Files(Records):
     classes: tuple[str, ...] = ()
 
     def __init__(self, paths: Iterable[str | Path]):
-        files = sorted({Path(os.path.abspath(path)) for path in paths})
+        files = sorted({file for path in paths for file in _files(Path(os.path.abspath(path)))})
         for file in files:
             if not file.is_file():
                 raise UserError(f"there is no image {file}")
@@ -50,8 +50,15 @@ class Folder(Files):
         top = Path(path)
         if not top.is_dir():
             raise UserError(f"there is no folder {path}")
-        files = [file for file in top.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file()]
-        names = [(file.relative_to(top).as_posix(), file) for file in files]
-        self._entries = sorted((id, file) for id, file in names if not f"/{id}".count("/."))
-        if not self._entries:
-            raise UserError(f"there is no image below {path}")
+        self._entries = sorted((file.relative_to(top).as_posix(), file) for file in _files(top))
+
+
+def _files(path: Path) -> list[Path]:
+    """The images below a folder, hidden ones excepted; a file is itself. UserError if there is none."""
+    if not path.is_dir():
+        return [path]
+    files = [file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file()]
+    seen = [file for file in files if not any(part.startswith(".") for part in file.relative_to(path).parts)]
+    if not seen:
+        raise UserError(f"there is no image below {path}")
+    return seen

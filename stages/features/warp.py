@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
-from ...errors import UserError
-from ..nets.precision import device_of, precision_of
+from ..nets.frozen import STORAGE, Frozen
+from ..nets.precision import PRECISIONS
 from ..record import Record
-from ..stage import Ref, Stage, State
+from ..stage import Ref
 
 
 def windows(boxes: Any, size: Sequence[int], side: int, padding: int = 16, mode: str = "warp") -> np.ndarray:
@@ -131,7 +131,7 @@ def _taps(first: Any, last: Any, start: Any, length: Any, side: int, limit: int)
     return (lo + a).clamp(max=limit - 1), (lo + b).clamp(max=limit - 1), (place - a).float(), inside
 
 
-class WarpedCNN(Stage):
+class WarpedCNN(Frozen):
     """Features of each box from its own crop, warped to the size that a net takes (R-CNN, section 2.1).
 
     backbone, weights, random_state, pool: as nets.backbones.load takes them; weights may be a Ref.
@@ -146,9 +146,6 @@ class WarpedCNN(Stage):
     feature overflows the storage.
     """
 
-    speed: ClassVar[tuple[str, ...]] = ("batch", "device")
-    files: ClassVar[tuple[str, ...]] = ("weights",)
-    arrays: ClassVar[str] = "torch"
     needs = ("image", "boxes")
 
     def __init__(self, backbone: str = "alexnet", weights: str | Ref | None = None,
@@ -168,20 +165,12 @@ class WarpedCNN(Stage):
         self.device = device
         self.random_state = random_state
 
-    @property
-    def gives(self) -> tuple[str, ...]:  # type: ignore[override]
-        return tuple(f"features.{layer}" for layer in self.layers)
-
-    def key_params(self) -> dict[str, Any]:
-        return {**super().key_params(), "precision": precision_of(self.precision, self.device)}
-
     def validate(self) -> None:
         from ..nets.backbones import check, layers_of, refuse_layers
 
         check(self.backbone)
         refuse_layers(self.backbone, self.layers, layers_of(self.backbone))
-        choices = {"mode": ("warp", "square"), "storage": ("float16", "float32"),
-                   "precision": ("auto", "bfloat16", "float32")}  # fmt: skip
+        choices = {"mode": ("warp", "square"), "storage": STORAGE, "precision": PRECISIONS}
         for name, known in choices.items():
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it is one of {', '.join(known)}")
@@ -194,36 +183,6 @@ class WarpedCNN(Stage):
     def __call__(self, records: Sequence[Record]) -> list[dict[str, Any]]:
         net = self.net()
         return [self._features(net, record) for record in records]
-
-    def named(self, param: str) -> State:
-        """The tensors of the weights that `weights` names."""
-        from ..nets.backbones import load
-
-        return load(self.backbone, self.weights, self.random_state, self.layers, self.pool).state_dict()
-
-    def net(self) -> Any:
-        """The backbone on the device, in its precision, frozen; built once for the same parameters."""
-        import torch
-
-        from ..nets.backbones import load
-
-        recipe = (
-            self.backbone,
-            self.weights,
-            tuple(self.layers),
-            self.pool,
-            self.precision,
-            self.device,
-            self.random_state,
-        )
-        weights = self.given("weights")
-        built = self.__dict__.get("_built")
-        if not built or built[0] != recipe or built[1] is not weights:
-            net = load(self.backbone, weights, self.random_state, self.layers, self.pool).requires_grad_(False)
-            dtype = getattr(torch, precision_of(self.precision, self.device))
-            net = net.to(device_of(self.device), dtype).to(memory_format=torch.channels_last)
-            self._built = built = (recipe, weights, net)
-        return built[2]
 
     def _side(self) -> int:
         from ..nets.backbones import input_size
@@ -240,10 +199,7 @@ class WarpedCNN(Stage):
         if len(boxes):
             places = windows(boxes, image.shape[:2], self._side(), self.padding, self.mode)  # R 8
             self._forward(net, normalised(image, net.mean, net.std, param.device), places, param.dtype, found)
-        for layer, features in found.items():
-            if not torch.isfinite(features).all():
-                raise UserError(f"image {record.id!r}: {layer} of {self.backbone} is not finite in {self.storage}")
-        return {f"features.{layer}": features for layer, features in found.items()}
+        return {f"features.{layer}": self.finite(values, layer, record.id) for layer, values in found.items()}
 
     def _forward(self, net: Any, image: Any, places: np.ndarray, dtype: Any, found: dict[str, Any]) -> None:
         import torch

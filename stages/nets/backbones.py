@@ -334,6 +334,15 @@ def _read_file(path: Path) -> dict[str, Tensor]:
     return state
 
 
+def weights_name(name: str, weights: str) -> str:
+    """The weights that a name stands for: torchvision's "DEFAULT" means other ones in other versions."""
+    from torchvision.models import get_model_weights
+
+    if weights != "DEFAULT" or name == "shapenet" or name.startswith("timm:"):
+        return weights
+    return str(get_model_weights(name).DEFAULT.name)
+
+
 def _download(name: str, weights: str) -> dict[str, Tensor]:
     from torchvision.models import get_model_weights
 

@@ -6,14 +6,29 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from ...errors import UserError
+
+PRECISIONS = ("auto", "bfloat16", "float32")
+
 
 def device_of(device: str) -> Any:
-    """The torch device of a parameter `device`; "auto" is the GPU where there is one."""
+    """The torch device of a parameter `device`; "auto" is the GPU where there is one.
+
+    UserError for a device that is none, or that is not there.
+    """
     import torch
 
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(device)
+    try:
+        place = torch.device(device)
+    except RuntimeError as error:
+        raise UserError(f"device {device!r} is none: say auto, cpu, cuda or cuda:N") from error
+    if place.type not in ("cpu", "cuda"):
+        raise UserError(f"device {device!r} is not used here: say auto, cpu, cuda or cuda:N")
+    if place.type == "cuda" and (place.index or 0) >= torch.cuda.device_count():
+        raise UserError(f"device {device!r} is not there: torch finds {torch.cuda.device_count()} GPUs")
+    return place
 
 
 def precision_of(precision: str, device: str) -> str:

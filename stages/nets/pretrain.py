@@ -23,6 +23,7 @@ class Pretraining(Stage):
     momentum, decay: of the descent.
     shift: pixels by which an image is moved at most in training, its edges repeated; it is also mirrored.
     random_state: of initial weights, order, shifts and mirroring.
+    device: "auto", "cpu", "cuda" or "cuda:N".
 
     Learns from image and the first of truth_labels. Images are held in memory as bytes, resized to the
     backbone's input. Learns net_ (a Classifier of records.classes) and history_ (the loss of each step).

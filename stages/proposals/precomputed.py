@@ -119,7 +119,7 @@ class Precomputed(Stage):
 
     def validate(self) -> None:
         if self.top is not None and self.top < 1:
-            raise ValueError(f"Precomputed: top is {self.top}, not 1 or more, or None")
+            raise ValueError(f"top is {self.top}, not 1 or more, or None")
 
     def __call__(self, records: Sequence[Record]) -> list[dict[str, Any]]:
         return [dict(zip(self.gives, ranked(self._rows(r.id), r["size"], self.top))) for r in records]
@@ -138,7 +138,8 @@ class Precomputed(Stage):
 
     def _read(self) -> tuple[Table, Mapping[str, Sequence[str]]]:
         """The file's content, kept while the parameter names the same file; an open .npz is one process's."""
-        key = (self.file, os.getpid())
+        stat = os.stat(self.file) if os.path.isfile(self.file) else None  # else `read` says what is wrong
+        key = (self.file, os.getpid(), stat and (stat.st_mtime_ns, stat.st_size))
         if self.__dict__.get("_held", (None,))[0] != key:
             table = read(self.file)
             stems: dict[str, list[str]] = {}

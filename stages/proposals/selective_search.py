@@ -19,6 +19,7 @@ MODES: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[int, ...]]] = {
     "fast": (("HSV", "Lab"), ("CTSF", "TSF"), (50, 100)),
     "quality": (("HSV", "Lab", "rgI", "H", "I"), ("CTSF", "TSF", "F", "S"), (50, 100, 150, 300)),
 }
+WIDEST = 10_000  # pixels; the search takes hours and gigabytes long before
 SIGMA = 0.8  # smoothing before the segmentation, in R-CNN's and the paper's code
 MEASURES = {"C": "Color", "T": "Texture", "S": "Size", "F": "Fill"}
 
@@ -125,15 +126,17 @@ class SelectiveSearch(Stage):
 
     def validate(self) -> None:
         if self.mode not in MODES:
-            raise ValueError(f"SelectiveSearch: mode is {self.mode!r}, not one of {', '.join(MODES)}")
+            raise ValueError(f"mode is {self.mode!r}, not one of {', '.join(MODES)}")
         for name in ("width", "top"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise ValueError(f"SelectiveSearch: {name} is {value}, not 1 or more, or None")
+                raise ValueError(f"{name} is {value}, not 1 or more, or None")
+        if self.width is not None and self.width > WIDEST:
+            raise ValueError(f"width is {self.width}, above {WIDEST}")
         if self.min_side < 0:
-            raise ValueError(f"SelectiveSearch: min_side is {self.min_side}, not 0 or more")
+            raise ValueError(f"min_side is {self.min_side}, not 0 or more")
         if self.random_state < 0:
-            raise ValueError(f"SelectiveSearch: random_state is {self.random_state}, not 0 or more")
+            raise ValueError(f"random_state is {self.random_state}, not 0 or more")
 
     def __call__(self, records: Sequence[Record]) -> list[dict[str, Any]]:
         return [self._propose(record) for record in records]

@@ -61,11 +61,11 @@ class SlidingWindow(Stage):
         for name in ("scales", "ratios"):
             values = getattr(self, name)
             if not values or min(values) <= 0:
-                raise ValueError(f"SlidingWindow: {name} is {values!r}, not a row of positive numbers")
+                raise ValueError(f"{name} is {values!r}, not a row of positive numbers")
         if self.stride <= 0:
-            raise ValueError(f"SlidingWindow: stride is {self.stride}, not a positive share of the window")
+            raise ValueError(f"stride is {self.stride}, not a positive share of the window")
         if self.top is not None and self.top < 1:
-            raise ValueError(f"SlidingWindow: top is {self.top}, not 1 or more, or None")
+            raise ValueError(f"top is {self.top}, not 1 or more, or None")
 
     def __call__(self, records: Sequence[Record]) -> list[dict[str, Any]]:
         return [dict(zip(self.gives, self._propose(record["size"]))) for record in records]

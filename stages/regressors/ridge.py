@@ -190,9 +190,9 @@ class RidgeBoxRegressors(Stage):
     def validate(self) -> None:
         for name in ("alpha", "norm", "memory"):
             if not getattr(self, name) > 0:
-                raise ValueError(f"RidgeBoxRegressors: {name} must be above 0, not {getattr(self, name)}")
+                raise ValueError(f"{name} must be above 0, not {getattr(self, name)}")
         if not 0 < self.min_iou < 1:
-            raise ValueError(f"RidgeBoxRegressors: min_iou must be in (0, 1), not {self.min_iou}")
+            raise ValueError(f"min_iou must be in (0, 1), not {self.min_iou}")
 
     def __call__(self, records: Sequence[Record]) -> list[dict[str, Any]]:
         return [{"deltas": self._deltas(record["features." + self.layer])} for record in records]

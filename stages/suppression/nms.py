@@ -105,11 +105,11 @@ class PerClassNMS(Stage):
 
     def validate(self) -> None:
         if not 0 <= self.threshold <= 1:
-            raise ValueError(f"PerClassNMS: threshold is {self.threshold}, not an IoU from 0 to 1")
+            raise ValueError(f"threshold is {self.threshold}, not an IoU from 0 to 1")
         for name in ("top_per_class", "top_per_image"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise ValueError(f"PerClassNMS: {name} is {value}, not 1 or more, or None")
+                raise ValueError(f"{name} is {value}, not 1 or more, or None")
 
     def __call__(self, records: Sequence[Record]) -> list[dict[str, Any]]:
         return [self._detect(record) for record in records]

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from rcnn.cache.files import Unreadable
+from rcnn.cache import files
+from rcnn.cache.files import Replaced, Unreadable
 from rcnn.cache.keys import digest, digest_value
 from rcnn.cache.store import Shelf, Store
 
@@ -139,3 +143,82 @@ def test_the_default_place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
     monkeypatch.delenv("RCNN_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert Store().root == tmp_path / "rcnn"
+
+
+def test_a_process_that_knew_an_old_pack_finds_the_new_one(shelf: Shelf) -> None:
+    other = Shelf(shelf.path)
+    for i in range(20):
+        shelf.write(f"id{i}", "old", fields(i))
+    shelf.pack()
+    assert other.find("id3", "old") is not None
+    for i in range(20):
+        shelf.write(f"id{i}", "new", fields(i + 1))
+    shelf.pack()
+    assert other.find("id3", "new") is not None
+
+
+def test_packing_leaves_what_is_damaged_where_it_is(shelf: Shelf, caplog: pytest.LogCaptureFixture) -> None:
+    for i in range(20):
+        shelf.write(f"id{i}", "in", fields(i))
+    hurt = shelf.find("id3")
+    assert hurt is not None
+    raw = bytearray(hurt.path.read_bytes())
+    raw[-1] ^= 1
+    hurt.path.write_bytes(raw)
+    assert Shelf(shelf.path).pack() == 19
+    assert hurt.path.exists()
+    assert str(hurt.path) in caplog.text
+
+
+def test_packing_spares_an_entry_written_meanwhile(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    for i in range(20):
+        shelf.write(f"id{i}", "old", fields(i))
+    write = files.write
+
+    def meanwhile(path: Path, *more: Any) -> Any:
+        done = write(path, *more)
+        if path.parent.name == "packs":
+            Shelf(shelf.path).write("id3", "new", fields(9))
+        return done
+
+    monkeypatch.setattr(files, "write", meanwhile)
+    shelf.pack()
+    monkeypatch.undo()
+    found = Shelf(shelf.path).find("id3", "new")
+    assert found is not None
+    assert len(shelf.read(found, ["boxes"])["boxes"]) == 9
+
+
+def test_two_processes_pack_one_shelf(shelf: Shelf) -> None:
+    for i in range(40):
+        shelf.write(f"id{i}", "in", fields(i))
+    code = f"from rcnn.cache.store import Shelf; from pathlib import Path; Shelf(Path({str(shelf.path)!r})).pack()"
+    both = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(2)]
+    assert [process.wait() for process in both] == [0, 0]
+    assert sorted(entry.id for entry in Shelf(shelf.path).entries()) == sorted(f"id{i}" for i in range(40))
+
+
+def test_a_replaced_entry_is_not_read_through_the_old_one(shelf: Shelf) -> None:
+    old = shelf.write("x", "in1", fields(5))
+    shelf.write("x", "in2", fields(7))
+    with pytest.raises(Replaced):
+        shelf.read(old, ["boxes"])
+
+
+def test_what_a_killed_process_left_is_swept_when_it_is_old(shelf: Shelf) -> None:
+    for i in range(20):
+        shelf.write(f"id{i}", "in", fields(i))
+    old, new = (shelf.path / f"00/.{name}.tmp" for name in ("old", "new"))
+    for file in (old, new):
+        file.parent.mkdir(exist_ok=True)
+        file.write_text("half")
+    os.utime(old, (0, 0))
+    shelf.pack()
+    assert not old.exists()
+    assert new.exists()
+
+
+def test_a_name_that_is_no_unicode_is_an_id(shelf: Shelf) -> None:
+    id = os.fsdecode(b"caf\xe9.jpg")
+    shelf.write(id, "in", fields(2))
+    assert shelf.find(id, "in") is not None

@@ -13,7 +13,7 @@ import pytest
 from rcnn.pipeline.pipeline import Again, Pipeline
 from rcnn.pipeline.run import Run
 from rcnn.stages.record import Lazy, Record, RecordList, Records
-from rcnn.stages.stage import Checkpoint, Stage
+from rcnn.stages.stage import Checkpoint, Ref, Stage
 
 CALLS: Counter[str] = Counter()
 
@@ -49,7 +49,7 @@ class Means(Stage):
     files = ("weights",)
     speed = ("batch",)
 
-    def __init__(self, weights: str | None = None, batch: int = 1):
+    def __init__(self, weights: str | Path | Ref | None = None, batch: int = 1):
         self.weights = weights
         self.batch = batch
 
@@ -152,6 +152,16 @@ def toy_data(n: int = 6) -> RecordList:
     return RecordList([toy_record(f"a/{i}", i, 1 + i % 2) for i in range(n)], ("cat", "dog"))
 
 
+def labelled_features() -> RecordList:
+    """Data that a step may have of its own: features with labels, and no images."""
+    fields = {
+        "features.mean": np.zeros((0, 3), np.float32),
+        "truth_features.mean": np.array([[1, 2, 3]], np.float32),
+        "truth_labels": np.array([1]),
+    }
+    return RecordList([Record("one", fields)], ("cat", "dog"))
+
+
 def detections(pipeline: Pipeline, data: Records, cache: Path | None) -> tuple[dict[str, Any], Run]:
     run = Run(pipeline, cache=cache, jobs=1, progress=False)
     run.fit(data)
@@ -175,6 +185,7 @@ def toys(tmp_path: Path) -> Any:
         "pipeline": toy_pipeline,
         "record": toy_record,
         "data": toy_data,
+        "labelled": labelled_features,
         "detections": detections,
         "same": same,
         "calls": CALLS,

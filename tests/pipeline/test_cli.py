@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from rcnn.pipeline import cli
+from rcnn.stages.datasets.shapes import Shapes
 
 SMALL = ["--set", "backbone=shapenet", "--set", "proposals=60", "--set", "pretrain__epochs=1"]
 
@@ -65,10 +66,11 @@ def test_detect_leaves_coco_results_and_pictures(workshop: Any, capsys: pytest.C
     for row in rows:
         assert row["file_name"] == "image.png"
         assert row["image_id"] == 1
+        assert row["category"] == Shapes(1).classes[row["category_id"] - 1]
         x, y, w, h = row["bbox"]
         assert 0 <= x <= x + w <= 90.001
         assert 0 <= y <= y + h <= 80.001
-    assert Image.open(workshop.place / "found/pictures/000001.png").size[0] > 300
+    assert Image.open(workshop.place / "found/pictures/000001-image.png").size[0] > 300
 
 
 def test_a_run_is_movable(workshop: Any, capsys: pytest.CaptureFixture[str]) -> None:
@@ -87,7 +89,7 @@ def test_a_run_is_movable(workshop: Any, capsys: pytest.CaptureFixture[str]) -> 
 def test_stage_draws_what_a_step_gave(workshop: Any, step: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert workshop.rcnn("stage", "run", step, "image.png", "--out", "drawn") == 0
     assert "image.png:" in capsys.readouterr().out
-    assert Image.open(workshop.place / f"drawn/000001-{step}.png").size[0] > 300
+    assert Image.open(workshop.place / f"drawn/000001-image-{step}.png").size[0] > 300
 
 
 def test_stage_of_a_recipe_learns_only_what_has_data_of_its_own(
@@ -136,6 +138,23 @@ BAD = {
     "no such parameter": (["show", "rcnn", "--set", "proposals__depth=3"], "no parameter 'depth'"),
     "no such recipe parameter": (["show", "rcnn", "--set", "depth=3"], "recipe rcnn has no such parameter"),
     "no assignment": (["show", "rcnn", "--set", "depth"], "--set depth: write step__parameter=value"),
+    "value of a wrong type": (["show", "rcnn", "--set", "proposals__width=abc"], "width is 'abc', not int | None"),
+    "null": (["show", "rcnn", "--set", "classifier__C=null"], "C is None, not float"),
+    "part of a box": (["show", "rcnn", "--set", "proposals=2.5"], "proposals is 2.5, not int"),
+    "backbone that is a number": (["show", "rcnn", "--set", "backbone=1"], "backbone is 1, not str"),
+    "text for a list": (["show", "rcnn", "--set", "features__layers=pool5"], "layers is 'pool5', not Sequence"),
+    "layer that the net has not": (["show", "rcnn", "--set", "backbone=shapenet", "--set", "layer=fc7"], "pool5, gap"),
+    "no such device": (["run", "run", "--data", "shapes:2", "--device", "foo"], "device 'foo' is none"),
+    "device that is not here": (["run", "run", "--data", "shapes:2", "--device", "cuda:77"], "'cuda:77' is not there"),
+    "truth of an image": (["stage", "run", "truth_features", "image.png"], "needs 'truth_boxes', which its data"),
+    "cache that is a file": (["run", "run", "--data", "shapes:2", "--cache", "image.png"], "is a file"),
+    "no such cache": (["cache", "ls", "--cache", "nowhere"], "there is no cache nowhere"),
+    "only and until": (["run", "run", "--data", "shapes:2", "--only", "features", "--until", "features"], "--only"),
+    "results in the way": (["detect", "run", "image.png", "--out", "image.png"], "image.png"),
+    "no stage": (["show", "rcnn", "--swap", "proposals=Nothing"], "there is no stage 'Nothing'"),
+    "stage that does not fit": (["show", "rcnn", "--swap", "proposals=nms.PerClassNMS"], "needs 'boxes'"),
+    "swap on a run": (["show", "run", "--swap", "proposals=sliding_window.SlidingWindow"], "is trained"),
+    "folder without truth": (["evaluate", "run", "--data", "folder:."], "no annotations to measure against"),
     "bad value": (["show", "rcnn", "--set", "proposals__mode=slow"], "mode"),
     "bad backbone": (["show", "rcnn", "--set", "backbone=alexnett"], "alexnet"),
     "layer that is none": (["show", "rcnn", "--set", "layer=fc9"], "fc9"),
@@ -211,3 +230,74 @@ def test_states_that_were_damaged_are_named(workshop: Any, capsys: pytest.Captur
     state.write_bytes(raw)
     assert workshop.rcnn("detect", "hurt", "image.png") == 2
     assert "classifier.safetensors is damaged" in capsys.readouterr().err
+
+
+def test_a_stage_is_swapped_by_name(workshop: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--swap", "proposals=sliding_window.SlidingWindow", "--set", "proposals__stride=0.5"]
+    assert workshop.rcnn("show", "rcnn", *words) == 0
+    shown = capsys.readouterr().out
+    assert "proposals: SlidingWindow" in shown
+    assert "proposals__stride = 0.5" in shown
+    np.savez(workshop.place / "boxes.npz", **{"image.png": np.array([[0, 0, 40, 50]], np.float32)})
+    words = ["--swap", "proposals=precomputed.Precomputed", "--set", "proposals__file=boxes.npz"]
+    assert workshop.rcnn("stage", "rcnn", "proposals", "image.png", *words) == 0
+    assert "boxes 1 x 4 float32" in capsys.readouterr().out
+
+
+def test_steps_that_learn_nothing_run_without_annotations(workshop: Any) -> None:
+    (workshop.place / "folder").mkdir()
+    Image.open(workshop.place / "image.png").save(workshop.place / "folder/a.png")
+    assert workshop.rcnn("run", "rcnn", "--data", "folder:folder", "--until", "proposals", *SMALL) == 0
+
+
+def test_one_learning_step_alone_computes_nothing_else(workshop: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["run", "rcnn", "--data", "shapes:3:123", *SMALL, "--only", "classifier"]
+    assert workshop.rcnn(*words) == 2
+    assert "step 'classifier' alone cannot run" in capsys.readouterr().err
+
+
+def test_ctrl_c_says_that_nothing_is_lost(workshop: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+
+        def stop(*_args: Any, **_more: Any) -> None:
+            raise KeyboardInterrupt
+
+        patch.setattr("rcnn.pipeline.run.Run.over", stop)
+        assert workshop.rcnn("detect", "run", "image.png") == 130
+    assert "what was computed is kept" in capsys.readouterr().err
+
+
+def test_a_folder_named_like_a_recipe_does_not_hide_it(workshop: Any) -> None:
+    (workshop.place / "rcnn").mkdir()
+    assert workshop.rcnn("show", "rcnn", *SMALL) == 0
+
+
+def test_named_weights_are_read_from_the_cache_of_the_training(
+    workshop: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rcnn.stages.nets import backbones
+
+    state = backbones.load("squeezenet1_1", None, layers=["pool5"]).state_dict()
+    monkeypatch.setattr(backbones, "_download", lambda name, weights: state)
+    words = ["--set", "backbone=squeezenet1_1", "--set", "proposals=5", "--set", "features__pool=2"]
+    assert workshop.rcnn("train", "rcnn", "--data", "shapes:2:40", "--out", "named", *words) == 0
+    monkeypatch.setattr(backbones, "_download", lambda name, weights: pytest.fail("the run has the weights"))
+    capsys.readouterr()
+    assert workshop.rcnn("evaluate", "named", "--data", "shapes:2:40", "--json") == 0
+    assert workshop.rcnn("run", "named", "--data", "shapes:2:40", "--only", "features") == 0
+    row = next(line for line in capsys.readouterr().err.splitlines() if line.startswith("│ features"))
+    assert row.split("│")[2].strip() == "0"  # computed
+
+
+def test_detect_tells_categories_by_their_coco_numbers(workshop: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    Image.open(workshop.place / "image.png").save(workshop.place / "a.png")
+    boxes = [{"id": i, "image_id": 1, "category_id": c, "bbox": [10 * i, 5, 30, 40], "area": 1200, "iscrowd": 0}
+             for i, c in ((1, 44), (2, 18))]  # fmt: skip
+    coco = {"images": [{"id": 1, "file_name": "a.png", "width": 90, "height": 80}], "annotations": boxes,
+            "categories": [{"id": 18, "name": "dog"}, {"id": 44, "name": "bottle"}]}  # fmt: skip
+    (workshop.place / "coco.json").write_text(json.dumps(coco))
+    assert workshop.rcnn("train", "rcnn", "--data", "coco:coco.json", "--out", "animals", *SMALL) == 0
+    capsys.readouterr()
+    assert workshop.rcnn("detect", "animals", "a.png", "--json") == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert {(row["category_id"], row["category"]) for row in rows} == {(18, "dog"), (44, "bottle")}

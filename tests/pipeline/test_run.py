@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from typing import Any
 
 import numpy as np
@@ -256,3 +257,116 @@ def test_about_says_what_made_a_shelf(toys: Any) -> None:
     assert about["classifier"]["classes"] == ["cat", "dog"]
     assert about["suppression"]["reads"]["scores"] == about["classifier"]["key"]
     assert about["features"]["filled_by"][0]["threads"] >= 1
+
+
+def test_what_one_pipeline_learns_is_in_no_other(toys: Any) -> None:
+    whole = toys.pipeline().fit(toys.data(), cache=toys.cache)
+    before = whole["classifier"].means_.copy()
+    part = whole[:"classifier"]
+    np.testing.assert_array_equal(part["classifier"].means_, before)
+    part.fit(toys.data(3), cache=toys.cache)
+    np.testing.assert_array_equal(whole["classifier"].means_, before)
+    assert part.keys != whole.keys
+
+
+def test_a_run_follows_its_pipeline(toys: Any) -> None:
+    pipeline = toys.pipeline()
+    run = Run(pipeline, cache=toys.cache, progress=False)
+    old = next(iter(run.over(toys.data(), ["boxes"])))["boxes"]
+    pipeline.set_params(proposals__share=1.0)
+    new = next(iter(run.over(toys.data(), ["boxes"])))["boxes"]
+    assert not np.array_equal(old, new)
+    run.fit(toys.data(4))
+    first = [r["scores"] for r in run.over(toys.data(4), ["scores"])]
+    pipeline.fit(toys.data(5), cache=toys.cache)
+    list(run.over(toys.data(4), ["scores"]))
+    honest = toys.pipeline().set_params(proposals__share=1.0).fit(toys.data(4), cache=toys.cache)
+    again = [r["scores"] for r in Run(honest, cache=toys.cache, progress=False).over(toys.data(4), ["scores"])]
+    assert all(np.array_equal(a, b) for a, b in zip(first, again))
+
+
+def test_a_file_overwritten_between_two_runs_is_read_again(toys: Any, tmp_path: Any) -> None:
+    from rcnn.stages.proposals.precomputed import Precomputed
+
+    file = tmp_path / "boxes.npz"
+    pipeline = Pipeline([("proposals", Precomputed(str(file)))], outputs=["boxes"])
+    found = []
+    for side in (5, 9):
+        np.savez(file, **{f"a/{i}": np.array([[0, 0, side, side]], np.float32) for i in range(2)})
+        run = Run(pipeline, cache=toys.cache, progress=False)
+        found.append(next(iter(run.over(toys.data(2), ["boxes"])))["boxes"].tolist())
+    assert found == [[[0, 0, 5, 5]], [[0, 0, 9, 9]]]
+
+
+def test_a_record_kept_while_its_entry_is_replaced_is_made_again(toys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rcnn.pipeline.wrap.IN_MEMORY", 0)  # every field is read back from its file
+    run = Run(toys.pipeline(), cache=toys.cache, progress=False)
+    fields = ["features.mean"]
+    expected = np.array(next(iter(run.over(RecordList([toys.record("x", 1)]), fields)))["features.mean"])
+    kept = next(iter(run.over(RecordList([toys.record("x", 1)]), fields)))
+    other = next(iter(run.over(RecordList([toys.record("x", 2)]), fields)))["features.mean"]
+    np.testing.assert_array_equal(kept["features.mean"], expected)
+    assert not np.array_equal(other, expected)
+    toys.calls.clear()
+    list(run.over(RecordList([toys.record("x", 2)]), fields))
+    assert not toys.calls  # the newer entry is still there
+
+
+def test_other_proposals_leave_the_features_of_truth_as_they_are(toys: Any) -> None:
+    toys.detections(toys.pipeline(), toys.data(), toys.cache)
+    toys.calls.clear()
+    toys.detections(toys.pipeline(proposals=toys.Corners(0.4)), toys.data(), toys.cache)
+    assert toys.calls["Means"] == 6  # of the proposals alone
+
+
+def test_a_path_is_keyed_by_its_content(toys: Any, tmp_path: Any) -> None:
+    (tmp_path / "w.txt").write_text("1.0")
+    first, _ = toys.detections(toys.pipeline(features=toys.Means(tmp_path / "w.txt")), toys.data(), toys.cache)
+    (tmp_path / "w.txt").write_text("2.0")
+    second, _ = toys.detections(toys.pipeline(features=toys.Means(tmp_path / "w.txt")), toys.data(), toys.cache)
+    assert not toys.same(first, second)
+
+
+def test_equal_numbers_are_one_parameter(toys: Any) -> None:
+    toys.detections(toys.pipeline(classifier=toys.Nearest(bias=1)), toys.data(), toys.cache)
+    toys.calls.clear()
+    toys.detections(toys.pipeline(classifier=toys.Nearest(bias=1.0)), toys.data(), toys.cache)
+    assert not toys.calls
+
+
+def test_a_missing_weight_file_is_told_before_any_work(toys: Any) -> None:
+    run = Run(toys.pipeline(features=toys.Means("nowhere.txt")), cache=toys.cache, progress=False)
+    with pytest.raises(UserError, match=r"weights of Means: there is no file nowhere\.txt"):
+        list(run.over(toys.data(), ["features.mean"]))
+    assert not toys.calls
+
+
+def test_torch_stages_take_images_in_chunks(toys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = []
+    call = toys.Means.__call__
+    monkeypatch.setattr(toys.Means, "chunk", 4)
+    monkeypatch.setattr(toys.Means, "__call__", lambda self, records: sizes.append(len(records)) or call(self, records))
+    alone, _ = toys.detections(toys.pipeline(), toys.data(6), None)
+    assert set(sizes) == {1}  # lazily, one by one
+    sizes.clear()
+    found, _ = toys.detections(toys.pipeline(), toys.data(6), toys.cache)
+    assert sizes[:4] == [4, 4, 2, 2]  # proposals and truth of each group
+    assert toys.same(alone, found)
+
+
+def test_a_parallel_step_reads_what_another_cached(toys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With bars on, which cannot travel to a worker process."""
+    cloudpickle = pytest.importorskip("cloudpickle")  # joblib's own, from 1.6 on
+    cloudpickle.register_pickle_by_value(sys.modules[toys.Means.__module__])
+    try:
+        alone, _ = toys.detections(toys.pipeline(), toys.data(), None)
+        list(Run(toys.pipeline(), cache=toys.cache, progress=False).over(toys.data(), ["boxes"]))
+        monkeypatch.setattr(toys.Means, "parallel", True)
+        run = Run(toys.pipeline(), cache=toys.cache, jobs=2, progress=True)
+        run.fit(toys.data())
+        found = {r.id: {n: r[n] for n in run.pipeline.outputs} for r in run.over(toys.data(), run.pipeline.outputs)}
+    finally:
+        cloudpickle.unregister_pickle_by_value(sys.modules[toys.Means.__module__])
+    assert toys.same(alone, found)
+    assert run.clock["features"].computed == 6
+    assert toys.calls["Means"] == 12  # of the run without a cache: the workers counted for themselves

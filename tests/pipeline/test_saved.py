@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from rcnn.errors import UserError
 from rcnn.pipeline import saved
+from rcnn.pipeline.pipeline import Pipeline, Step
 
 IMAGE = np.full((20, 30, 3), 90, np.uint8)
 
@@ -38,10 +39,40 @@ def test_what_is_loaded_detects_the_same(toys: Any, run: Path, tmp_path: Path) -
 def test_it_reads_the_cache_that_its_training_filled(toys: Any, run: Path) -> None:
     from rcnn.pipeline.run import Run
 
+    toys.calls.clear()
     list(Run(load(toys, run), cache=toys.cache, progress=False).over(toys.data(), ["det_boxes"]))
+    assert toys.calls["Means"] == 0
+    assert toys.calls["Nearest"] == 6
     toys.calls.clear()
     list(Run(load(toys, run), cache=toys.cache, progress=False).over(toys.data(), ["det_boxes"]))
     assert not toys.calls
+
+
+def test_a_state_of_another_training_is_refused(toys: Any, run: Path, tmp_path: Path) -> None:
+    other = toys.pipeline(classifier=toys.Nearest(bias=2.0)).fit(toys.data(), cache=toys.cache)
+    saved.save(other, tmp_path / "other")
+    state = "states/classifier.safetensors"
+    (run / state).write_bytes((tmp_path / "other" / state).read_bytes())
+    with pytest.raises(UserError, match="was learned in another training"):
+        load(toys, run)
+
+
+def test_a_half_copied_weight_file_is_not_believed(toys: Any, run: Path, tmp_path: Path) -> None:
+    (kept,) = (run / "files").iterdir()
+    whole = kept.read_bytes()
+    kept.write_bytes(whole[:1])
+    fresh = toys.pipeline(features=toys.Means(str(tmp_path / "w.txt"))).fit(toys.data(), cache=toys.cache)
+    saved.save(fresh, run)
+    assert kept.read_bytes() == whole
+
+
+def test_a_run_is_not_trained_again_without_the_data_of_its_own(toys: Any, tmp_path: Path) -> None:
+    rest = list(toys.pipeline())[:3]
+    own = Step("classifier", toys.Nearest(), data=toys.labelled())
+    pipeline = Pipeline([*rest, own], outputs=["scores"]).fit(toys.data(), cache=toys.cache)
+    saved.save(pipeline, tmp_path / "own")
+    with pytest.raises(UserError, match="step 'classifier' learns from data of its own, which a RUN does not hold"):
+        load(toys, tmp_path / "own").fit(toys.data(), cache=toys.cache)
 
 
 def test_saving_again_replaces_a_run(toys: Any, run: Path) -> None:

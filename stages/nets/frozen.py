@@ -1,0 +1,88 @@
+"""A stage that runs a backbone as it is: built once, on its device, in its precision, never trained."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, ClassVar
+
+from ...errors import UserError
+from ..stage import NamedFile, Ref, Stage, State
+from .precision import device_of, precision_of
+
+STORAGE = ("float16", "float32")
+
+
+class Frozen(Stage):
+    """What the stages with a frozen backbone share: its parameters, the built net, and the keys of its weights.
+
+    Subclasses have the parameters backbone, weights, layers, storage, precision, device, random_state.
+    """
+
+    speed: ClassVar[tuple[str, ...]] = ("batch", "device")
+    files: ClassVar[tuple[str, ...]] = ("weights",)
+    arrays: ClassVar[str] = "torch"
+
+    backbone: str
+    weights: str | Ref | None
+    layers: Any
+    storage: str
+    precision: str
+    device: str
+    random_state: int
+
+    @property
+    def gives(self) -> tuple[str, ...]:  # type: ignore[override]
+        return tuple(f"features.{layer}" for layer in self.layers)
+
+    def key_params(self) -> dict[str, Any]:
+        """With the precision that "auto" is here, and the weights that "DEFAULT" stands for."""
+        from .backbones import weights_name
+
+        own = super().key_params()
+        if isinstance(self.weights, str) and not isinstance(self.weights, NamedFile):
+            own["weights"] = weights_name(self.backbone, self.weights)
+        return {**own, "precision": precision_of(self.precision, self.device)}
+
+    def named(self, param: str) -> State:
+        """The tensors of the weights that `weights` names."""
+        return self._load().state_dict()
+
+    def net(self) -> Any:
+        """The backbone as it is used. Built once for the same parameters and the same weight file."""
+        import torch
+
+        weights = self.given("weights")
+        recipe = {**self.get_params(), "weights": None, "file": _stamp(weights)}
+        built = self.__dict__.get("_built")
+        if not built or built[0] != recipe or built[1] is not weights:
+            net = self.trimmed(self._load().requires_grad_(False))
+            dtype = getattr(torch, precision_of(self.precision, self.device))
+            net = net.to(device=device_of(self.device), dtype=dtype)
+            self._built = built = (recipe, weights, net.to(memory_format=torch.channels_last))
+        return built[2]
+
+    def trimmed(self, net: Any) -> Any:
+        """The net without the parts that this stage does not run."""
+        return net
+
+    def finite(self, features: Any, layer: str, id: str) -> Any:
+        """The features. UserError if one overflowed the storage."""
+        import torch
+
+        if not torch.isfinite(features).all():
+            raise UserError(f"image {id!r}: {layer} of {self.backbone} is not finite in {self.storage}")
+        return features
+
+    def _load(self) -> Any:
+        from .backbones import load
+
+        pool = {"pool": self.get_params()["pool"]} if "pool" in self.param_names() else {}
+        return load(self.backbone, self.given("weights"), self.random_state, self.layers, **pool)
+
+
+def _stamp(weights: Any) -> Any:
+    """What tells a file from the one that stood in its place before."""
+    if not isinstance(weights, (str, os.PathLike)) or not os.path.isfile(weights):
+        return None
+    stat = os.stat(weights)
+    return stat.st_mtime_ns, stat.st_size
