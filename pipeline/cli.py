@@ -391,7 +391,7 @@ def _open(spec: str) -> Records:
     records = open_dataset(spec)
     left_out = getattr(records, "left_out", [])
     if left_out:
-        _say(f"{spec}: {len(left_out)} annotations are left out; the first: {left_out[0]}")
+        _say(f"{spec}: annotations left out: {len(left_out)}; the first: {left_out[0]}")
     return records
 
 

@@ -216,7 +216,8 @@ class LinearSVMs(Stage):
     random_state: seed of the sample behind the scale and of liblinear's order; 0.
 
     A class without an annotated box, or without any negative, gets zero weights and the bias -inf, so that it
-    never scores above a threshold; a warning names it. UserError if there is no image, class or feature.
+    never scores above a threshold; a warning names it. UserError if that is every class, or if there is no image,
+    class or feature.
 
     Learns weights_ (F K), bias_ (K), scale_ and history_ (columns: HISTORY).
     """

@@ -313,10 +313,10 @@ def test_a_class_without_an_object_never_scores_and_is_named() -> None:
     np.testing.assert_array_equal(stage.weights_[:, :2], two.weights_)
 
 
-def test_a_class_without_a_negative_never_scores_and_is_named() -> None:
-    records = RecordList([image(0, truths=1, proposals=0, classes=1)], ["cat"])
-    with pytest.warns(UserWarning, match="no SVM for cat"):
-        assert np.isneginf(fitted(records).bias_).all()
+def test_nothing_to_learn_at_all_is_refused() -> None:
+    records = RecordList([image(0, truths=1, proposals=0, classes=1)], ["cat"])  # no negative
+    with pytest.raises(UserError, match="no class has both annotated boxes and negatives"):
+        fitted(records)
 
 
 def test_no_warning_where_every_class_is_learned() -> None:
