@@ -137,20 +137,24 @@ def evaluate(
     as_json: Json = False,
     allow: Allow = [],
 ) -> None:
-    """Measure a RUN on an annotated data set: VOC AP (11-point and area) and COCO AP, per class."""
+    """Measure a RUN on an annotated data set: VOC AP (11-point and area), COCO AP, and which step lost what."""
     from . import measure
-    from .report import ap_table, cost_table
+    from .report import ap_table, cost_table, lost_table
 
     pipeline = _pipeline(str(run), allow=allow)
     records = _open(data)
     _same_classes(pipeline, records, run)
     work = _run(pipeline, device, jobs, cache)
     found = measure.evaluate(measure.read_results(work.over(records, pipeline.outputs)), records)
+    if {"boxes", "scores"} <= pipeline.authors().keys():
+        found["objects"] = measure.lost(work.over(records, [*pipeline.outputs, "boxes", "scores"]))
     if as_json:
         print(json.dumps(found))
-    else:
-        _say(cost_table(work))
-        _print(ap_table(found))
+        return
+    _say(cost_table(work))
+    _print(ap_table(found))
+    if "objects" in found:
+        _print(lost_table(found["objects"]))
 
 
 @app.command(name="run")

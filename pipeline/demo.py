@@ -31,6 +31,7 @@ def demo(out: Path, device: str = "auto", jobs: int | None = None, cache: Path |
         if number < PICTURES:
             pictures.detections(record, train.classes, drawn / f"{number:02d}.png", truth=True)
     scores = measure.evaluate(found, test)
+    scores["objects"] = measure.lost(run.over(test, [*pipeline.outputs, "boxes", "scores"]))
     _print(run, scores)
     assert run.store is not None
     path = out / "report.html"
@@ -45,6 +46,7 @@ def _print(run: Run, scores: dict[str, Any]) -> None:
     if not console.is_terminal:
         console.width = 120
     console.print(report.ap_table(scores))
+    console.print(report.lost_table(scores["objects"]))
     console.print(report.cost_table(run))
     rows = report.cache_rows(_store(run))
     console.print(report.cache_table(rows, _store(run).root))
@@ -61,6 +63,8 @@ def _parts(run: Run, scores: dict[str, Any], out: Path) -> list[str]:
         f"features by <code>shapenet</code>, trained first on drawn crops. {os.cpu_count()} cores.</p>",
         "<h2>Average precision</h2>",
         report.html_table(report.AP_HEAD, report.ap_rows(scores), plain=False),
+        "<h2>Where objects were lost</h2>",
+        report.html_table(report.LOST_HEAD, report.lost_rows(scores["objects"])),
         "<h2>What each step cost</h2>",
         report.html_table(report.COST_HEAD, report.cost_rows(run)),
         f"<p>{said}</p>",

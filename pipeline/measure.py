@@ -369,6 +369,17 @@ def errors_by_stage(
     ]
 
 
+def lost(records: Iterable[Record], min_score: float = 0.0) -> dict[str, int]:
+    """How many objects each stage lost, over images that hold truth, `boxes`, `scores` and `det_*`."""
+    counts = dict.fromkeys(ERRORS, 0)
+    for record in records:
+        boxes, scores = _host(record["boxes"]), _host(record["scores"])
+        found = read_results([record])[record.id]
+        for fate in errors_by_stage(_truth(record), boxes, scores, found, min_score=min_score):
+            counts[fate] += 1
+    return counts
+
+
 def _of_class(found: Detections, truth: Truth, t: int) -> tuple[Any, Any, Any]:
     """Of the detections of an object's class: scores, overlaps with it, whether it is the best for them."""
     mine, rivals = found.labels == truth.labels[t], np.flatnonzero(truth.labels == truth.labels[t])

@@ -126,8 +126,10 @@ def _box(axes: Any, box: Any, colour: Any, text: str = "", width: float = 1.8, d
         Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, edgecolor=colour, linewidth=width, linestyle=style)
     )
     if text:
-        back = {"facecolor": colour, "edgecolor": "none", "alpha": 0.75, "pad": 0.8}
-        axes.text(x0, y0, text, fontsize=6, color="black", bbox=back, verticalalignment="bottom", clip_on=True)
+        back = {"facecolor": colour, "edgecolor": "none", "alpha": 0.85, "pad": 1.0}
+        axes.text(
+            x0, y0, text, fontsize=7, color=_readable(colour), bbox=back, verticalalignment="bottom", clip_on=True
+        )
 
 
 def _class(classes: Sequence[str], label: int) -> str:
@@ -138,6 +140,14 @@ def _colour(k: int) -> Any:
     from matplotlib import colormaps
 
     return colormaps["tab20"]((k * 2 + k // 10) % 20)
+
+
+def _readable(colour: Any) -> str:
+    """Black or white, whichever stands out against a colour (luma of ITU-R BT.601)."""
+    from matplotlib.colors import to_rgb
+
+    red, green, blue = to_rgb(colour)
+    return "black" if 0.299 * red + 0.587 * green + 0.114 * blue > 0.55 else "white"
 
 
 def _shade(fraction: float) -> Any:

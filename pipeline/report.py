@@ -56,6 +56,7 @@ STYLE = (
 )
 AP_HEAD = ["class", "objects", *METRICS.values()]
 COST_HEAD = ["step", "computed", "s an image", "from cache", "fit, s"]
+LOST_HEAD = ["objects", "number", "share"]
 CACHE_HEAD = ["shelf", "images", "megabytes", "learned", "made"]
 
 
@@ -64,6 +65,18 @@ def ap_table(found: Mapping[str, Any]) -> Any:
     more = {k: v for k, v in found["metrics"].items() if k not in METRICS}
     caption = ", ".join(f"{name} {_number(value)}" for name, value in more.items())
     return _table("average precision", AP_HEAD, ap_rows(found), caption)
+
+
+def lost_table(counts: Mapping[str, int]) -> Any:
+    """Which step lost how many objects, for the terminal."""
+    caption = "at IoU 0.5; classified low: no covering proposal scores above 0"
+    return _table("where objects were lost", LOST_HEAD, lost_rows(counts), caption)
+
+
+def lost_rows(counts: Mapping[str, int]) -> list[list[str]]:
+    """A row a fate: objects, and their share."""
+    total = max(sum(counts.values()), 1)
+    return [[fate, str(n), f"{100 * n / total:.1f} %"] for fate, n in counts.items()]
 
 
 def cost_table(run: Run) -> Any:

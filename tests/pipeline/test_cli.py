@@ -46,6 +46,7 @@ def test_evaluate_prints_every_metric(workshop: Any, capsys: pytest.CaptureFixtu
     assert {"voc_11pt", "voc_area", "coco_ap", "coco_ap50"} <= found["metrics"].keys()
     assert len(found["per_class"]) == 8
     assert sum(row["truths"] for row in found["per_class"].values()) >= 3
+    assert sum(found["objects"].values()) == sum(row["truths"] for row in found["per_class"].values())
 
 
 def test_the_second_evaluation_calls_no_stage_and_says_so(workshop: Any, capsys: pytest.CaptureFixture[str]) -> None:
