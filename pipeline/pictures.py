@@ -64,7 +64,8 @@ def _draw_deltas(axes: Any, record: Record, classes: Sequence[str], field: str) 
 
 
 def _draw_detected(axes: Any, record: Record, classes: Sequence[str], field: str) -> None:
-    _draw_detections(axes, record, classes, 0.0)
+    best = np.sort(host(record["det_scores"]))[-10:]
+    _draw_detections(axes, record, classes, float(best[0]) if len(best) else 0.0)
 
 
 def _draw_matrix(axes: Any, record: Record, classes: Sequence[str], field: str) -> None:
