@@ -12,7 +12,7 @@ from . import measure, pictures, report, saved
 from .recipes import rcnn
 from .run import DEFAULT, Run
 
-TRAIN, TEST, BOXES = 120, 60, 400
+TRAIN, TEST, BOXES = 160, 60, 400
 PICTURES = 9
 
 
