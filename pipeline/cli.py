@@ -99,7 +99,7 @@ def detect(
     run: Annotated[Path, typer.Argument(help="A trained RUN folder.")],
     images: Annotated[list[Path], typer.Argument(help="Images, or folders of images.")],
     out: Annotated[Path, typer.Option(help="Folder for results.json and the pictures.")] = Path("detections"),
-    min_score: Annotated[float, typer.Option(help="Draw detections from this score on.")] = 0.0,
+    min_score: Annotated[float, typer.Option(help="Draw detections from this score (an SVM margin) on.")] = -0.5,
     device: Device = "auto",
     jobs: Jobs = None,
     cache: CacheDir = None,

@@ -14,6 +14,7 @@ from .run import DEFAULT, Run
 
 TRAIN, TEST, BOXES = 160, 60, 400
 PICTURES = 9
+DRAWN = -0.5  # SVM margin from which on detections are drawn
 
 
 def demo(out: Path, device: str = "auto", jobs: int | None = None, cache: Path | None = None) -> Path:
@@ -29,7 +30,7 @@ def demo(out: Path, device: str = "auto", jobs: int | None = None, cache: Path |
     for number, record in enumerate(run.over(test, pipeline.outputs)):
         found.update(measure.read_results([record]))
         if number < PICTURES:
-            pictures.detections(record, train.classes, drawn / f"{number:02d}.png", truth=True)
+            pictures.detections(record, train.classes, drawn / f"{number:02d}.png", DRAWN, truth=True)
     scores = measure.evaluate(found, test)
     scores["objects"] = measure.lost(run.over(test, [*pipeline.outputs, "boxes", "scores"]))
     _print(run, scores)
