@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from ...errors import UserError
 from ..stage import NamedFile, Ref, Stage, State
+from .memory import reuse_freed_memory
 from .precision import device_of, precision_of
 
 STORAGE = ("float16", "float32")
@@ -55,6 +56,8 @@ class Frozen(Stage):
         recipe = {**self.get_params(), "weights": None, "file": _stamp(weights)}
         built = self.__dict__.get("_built")
         if not built or built[0] != recipe or built[1] is not weights:
+            if device_of(self.device).type == "cpu":
+                reuse_freed_memory()
             net = self.trimmed(self._load().requires_grad_(False))
             dtype = getattr(torch, precision_of(self.precision, self.device))
             net = net.to(device=device_of(self.device), dtype=dtype)

@@ -10,6 +10,7 @@ import numpy as np
 from ...errors import UserError
 from ..record import Record, Records
 from ..stage import Checkpoint, Stage
+from .memory import reuse_freed_memory
 from .precision import device_of, precision_of
 
 
@@ -70,6 +71,8 @@ class Pretraining(Stage):
 
         self.net_ = self._classifier(len(records.classes))
         device = device_of(self.device)
+        if device.type == "cpu":
+            reuse_freed_memory()
         net = self.net_.to(device, memory_format=torch.channels_last).train()
         images, labels = _in_memory(records, net.backbone.input_size)  # N 3 S S, N
         passes = -(-len(images) // self.batch)  # steps in a pass
