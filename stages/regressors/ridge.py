@@ -297,7 +297,9 @@ def _solve(gram: Any, right: Any, alpha: float) -> Any:
     import torch
 
     gram.diagonal().add_(alpha)
-    return torch.cholesky_solve(torch.from_numpy(right), torch.linalg.cholesky(gram)).numpy()
+    factor = gram.mT  # column-major, as LAPACK wants it: factored in its own place, with one copy less
+    torch.linalg.cholesky(factor, upper=True, out=factor)
+    return torch.cholesky_solve(torch.from_numpy(right), factor, upper=True).numpy()
 
 
 def _with_ones(rows: Any, scale: float) -> Any:
