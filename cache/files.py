@@ -111,10 +111,23 @@ def read(path: Path) -> dict[str, np.ndarray]:
     return arrays
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a small text file whole or not at all. UserError if it cannot be written."""
+    with _renamed(path) as temporary:
+        temporary.write_text(text)
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write a small JSON file whole or not at all. UserError if it cannot be written."""
-    with _renamed(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=1) + "\n")
+    write_text(path, json.dumps(value, indent=1) + "\n")
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it. UserError if it cannot be made."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make the folder {path}: {error.strerror or error}") from error
 
 
 def copy(source: Path, path: Path) -> None:

@@ -158,7 +158,7 @@ class Shelf:
             seen.add(entry.id)
             yield entry
         self._load_packs()
-        for path in sorted(self._packs, reverse=True):
+        for path in self._order:
             for id, entry in self._packs[path].items():
                 if id not in seen:
                     seen.add(id)
@@ -197,6 +197,8 @@ class Shelf:
             arrays.update({f"{len(heads)}/{name}": array for name, array in fields.items()})
             heads.append({"id": entry.id, "inputs": entry.inputs})
             packed.append((path, stat.st_ino))
+        if not heads:
+            return 0
         name = f"{time.time_ns():020d}-{uuid.uuid4().hex[:8]}.safetensors"  # the newest pack sorts last
         files.write(self.path / "packs" / name, arrays, {"entries": heads, "format": FORMAT})
         self._load_packs()

@@ -99,7 +99,7 @@ def detect(
     run: Annotated[Path, typer.Argument(help="A trained RUN folder.")],
     images: Annotated[list[Path], typer.Argument(help="Images, or folders of images.")],
     out: Annotated[Path, typer.Option(help="Folder for results.json and the pictures.")] = Path("detections"),
-    min_score: Annotated[float, typer.Option(help="Draw detections from this score (an SVM margin) on.")] = -0.5,
+    min_score: Annotated[float | None, typer.Option(help="Draw all from this score on. [default: the best 5]")] = None,
     device: Device = "auto",
     jobs: Jobs = None,
     cache: CacheDir = None,
@@ -107,21 +107,21 @@ def detect(
     allow: Allow = [],
 ) -> None:
     """Detect objects in images: COCO results JSON, and pictures."""
+    from ..cache import files
     from ..stages.datasets.folder import Files
     from . import pictures
-    from .report import write_text
     from .results import coco_results
 
     pipeline = _pipeline(str(run), allow=allow)
     records = Files(images)
     work = _run(pipeline, device, jobs, cache)
-    write_text(out / "results.json", "[]")  # refused now, if it cannot be written, not after the work
+    files.make_folder(out)  # refused now, if it cannot be made, not after the work
     rows: list[dict[str, Any]] = []
     for number, record in enumerate(work.over(records, pipeline.outputs), 1):
         rows += coco_results(record, number, pipeline.classes, pipeline.category_ids)
         name = f"{number:06d}-{Path(record.id).stem}.png"
         pictures.detections(record, pipeline.classes, out / "pictures" / name, min_score)
-    write_text(out / "results.json", json.dumps(rows))
+    files.write_text(out / "results.json", json.dumps(rows))
     if as_json:
         print(json.dumps(rows))
     _say(f"{len(rows)} detections in {len(records)} images: results.json and pictures are in {out}")
@@ -145,16 +145,15 @@ def evaluate(
     records = _open(data)
     _same_classes(pipeline, records, run)
     work = _run(pipeline, device, jobs, cache)
-    found = measure.evaluate(measure.read_results(work.over(records, pipeline.outputs)), records)
-    if {"boxes", "scores"} <= pipeline.authors().keys():
-        found["objects"] = measure.lost(work.over(records, [*pipeline.outputs, "boxes", "scores"]))
+    results, objects = measure.read_all(work.over(records, pipeline.outputs))
+    found = {**measure.evaluate(results, records), "objects": objects}
     if as_json:
         print(json.dumps(found))
         return
     _say(cost_table(work))
     _print(ap_table(found))
-    if "objects" in found:
-        _print(lost_table(found["objects"]))
+    if objects:
+        _print(lost_table(objects))
 
 
 @app.command(name="run")

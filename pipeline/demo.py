@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
+from ..cache import files
 from ..stages.datasets.shapes import Shapes
+from ..stages.record import Record
 from . import measure, pictures, report, saved
 from .recipes import rcnn
 from .run import DEFAULT, Run
 
 TRAIN, TEST, BOXES = 160, 60, 400
 PICTURES = 9
-DRAWN = -0.5  # SVM margin from which on detections are drawn
 
 
 def demo(out: Path, device: str = "auto", jobs: int | None = None, cache: Path | None = None) -> Path:
@@ -25,19 +27,21 @@ def demo(out: Path, device: str = "auto", jobs: int | None = None, cache: Path |
     run = Run(pipeline, cache=cache or DEFAULT, device=device, jobs=jobs)
     run.fit(train)
     saved.save(pipeline, out / "run")
-    drawn = out / "pictures"
-    found = {}
-    for number, record in enumerate(run.over(test, pipeline.outputs)):
-        found.update(measure.read_results([record]))
-        if number < PICTURES:
-            pictures.detections(record, train.classes, drawn / f"{number:02d}.png", DRAWN, truth=True)
-    scores = measure.evaluate(found, test)
-    scores["objects"] = measure.lost(run.over(test, [*pipeline.outputs, "boxes", "scores"]))
+    results, objects = measure.read_all(_drawn(run.over(test, pipeline.outputs), train.classes, out / "pictures"))
+    scores = {**measure.evaluate(results, test), "objects": objects}
     _print(run, scores)
     assert run.store is not None
     path = out / "report.html"
-    report.write_text(path, report.page("R-CNN on shapes", _parts(run, scores, out)))
+    files.write_text(path, report.page("R-CNN on shapes", _parts(run, scores, out)))
     return path
+
+
+def _drawn(records: Iterable[Record], classes: Sequence[str], place: Path) -> Iterator[Record]:
+    """The records as they come, the first of them drawn."""
+    for number, record in enumerate(records):
+        if number < PICTURES:
+            pictures.detections(record, classes, place / f"{number:02d}.png", truth=True)
+        yield record
 
 
 def _print(run: Run, scores: dict[str, Any]) -> None:
@@ -72,7 +76,8 @@ def _parts(run: Run, scores: dict[str, Any], out: Path) -> list[str]:
         "<h2>The cache</h2>",
         report.html_table(report.CACHE_HEAD, report.cache_cells(rows)),
         f"<p>{megabytes:,.1f} MB in <code>{escape(str(_store(run).root))}</code></p>",
-        f"<h2>Detections</h2><p>Annotated boxes are dashed white. Scores are SVM margins.</p>{images}",
+        f"<h2>Detections</h2><p>The best {pictures.BEST} of each image; annotated boxes are dashed white. "
+        f"Scores are SVM margins: only their order means something.</p>{images}",
     ]
 
 

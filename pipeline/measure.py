@@ -17,6 +17,7 @@ import numpy as np
 from ..errors import UserError
 from ..stages.boxes import area, overlap
 from ..stages.record import Record, Records
+from .wrap import host
 
 VOC_METRICS = ("area", "11pt")
 # MATLAB's 0:0.1:1, to the bit (it counts from both ends): a recall of exactly 0.3 does not reach 3 * 0.1
@@ -46,7 +47,7 @@ Truths = Mapping[str, Truth]  # image id -> what is there
 
 def read_results(records: Iterable[Record]) -> dict[str, Detections]:
     """The `det_*` fields of records."""
-    return {r.id: Detections(*(_host(r[f"det_{name}"]) for name in Detections._fields)) for r in records}
+    return {r.id: Detections(*(host(r[f"det_{name}"]) for name in Detections._fields)) for r in records}
 
 
 def read_truths(records: Iterable[Record]) -> dict[str, Truth]:
@@ -55,12 +56,12 @@ def read_truths(records: Iterable[Record]) -> dict[str, Truth]:
 
 
 def _truth(record: Record) -> Truth:
-    boxes, labels = _host(record["truth_boxes"]), _host(record["truth_labels"])
+    boxes, labels = host(record["truth_boxes"]), host(record["truth_labels"])
     ignored = np.zeros(len(labels), bool)
     for name in ("truth_difficult", "truth_crowd"):
         if name in record:
-            ignored = ignored | _host(record[name])
-    areas = _host(record["truth_areas"]) if "truth_areas" in record else area(boxes)
+            ignored = ignored | host(record[name])
+    areas = host(record["truth_areas"]) if "truth_areas" in record else area(boxes)
     return Truth(boxes, labels, ignored, areas)
 
 
@@ -369,15 +370,20 @@ def errors_by_stage(
     ]
 
 
-def lost(records: Iterable[Record], min_score: float = 0.0) -> dict[str, int]:
-    """How many objects each stage lost, over images that hold truth, `boxes`, `scores` and `det_*`."""
-    counts = dict.fromkeys(ERRORS, 0)
+def read_all(records: Iterable[Record], min_score: float = 0.0) -> tuple[dict[str, Detections], dict[str, int]]:
+    """The detections of records, and how many objects each stage lost, in one pass.
+
+    Objects are counted where the records hold truth, `boxes` and `scores` beside the detections.
+    """
+    results: dict[str, Detections] = {}
+    counts: dict[str, int] = {}
     for record in records:
-        boxes, scores = _host(record["boxes"]), _host(record["scores"])
-        found = read_results([record])[record.id]
-        for fate in errors_by_stage(_truth(record), boxes, scores, found, min_score=min_score):
-            counts[fate] += 1
-    return counts
+        results |= read_results([record])
+        if {"truth_boxes", "boxes", "scores"} <= record.keys():
+            boxes, scores = host(record["boxes"]), host(record["scores"])
+            for fate in errors_by_stage(_truth(record), boxes, scores, results[record.id], min_score=min_score):
+                counts[fate] = counts.get(fate, 0) + 1
+    return results, {fate: counts.get(fate, 0) for fate in ERRORS} if counts else {}
 
 
 def _of_class(found: Detections, truth: Truth, t: int) -> tuple[Any, Any, Any]:
@@ -477,7 +483,3 @@ def _overlap(a: Any, b: Any) -> Any:
 
     ious = overlap(*(torch.as_tensor(np.asarray(boxes, np.float64)).reshape(-1, 4) for boxes in (a, b)))
     return ious.nan_to_num().numpy()
-
-
-def _host(value: Any) -> Any:
-    return np.asarray(value.cpu() if hasattr(value, "cpu") else value)

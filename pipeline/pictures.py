@@ -14,11 +14,18 @@ from ..stages.record import Record
 from .wrap import host
 
 MANY = 200  # boxes in one picture, at most
+BEST = 5  # detections drawn where no score is asked for
 INCH = 6.0
 
 
-def detections(record: Record, classes: Sequence[str], path: Path, min_score: float = 0.0, truth: bool = False) -> None:
-    """Draw an image's detections with class and score, best on top; `truth`: annotated boxes in white too."""
+def detections(
+    record: Record, classes: Sequence[str], path: Path, min_score: float | None = None, truth: bool = False
+) -> None:
+    """Draw an image's detections with class and score, best on top.
+
+    min_score: from which on; None: the best few, since with few examples all margins of an SVM are low.
+    truth: draw the annotated boxes in dashed white too.
+    """
     figure, (axes,) = _figure(record, 1)
     if truth:
         for box in host(record["truth_boxes"]):
@@ -64,8 +71,7 @@ def _draw_deltas(axes: Any, record: Record, classes: Sequence[str], field: str) 
 
 
 def _draw_detected(axes: Any, record: Record, classes: Sequence[str], field: str) -> None:
-    best = np.sort(host(record["det_scores"]))[-10:]
-    _draw_detections(axes, record, classes, float(best[0]) if len(best) else 0.0)
+    _draw_detections(axes, record, classes, None)
 
 
 def _draw_matrix(axes: Any, record: Record, classes: Sequence[str], field: str) -> None:
@@ -86,12 +92,14 @@ _DRAW: dict[str, Callable[[Any, Record, Sequence[str], str], None]] = {
 }
 
 
-def _draw_detections(axes: Any, record: Record, classes: Sequence[str], min_score: float) -> None:
+def _draw_detections(axes: Any, record: Record, classes: Sequence[str], min_score: float | None) -> None:
     boxes, scores, labels = (host(record[f"det_{name}"]) for name in ("boxes", "scores", "labels"))
-    shown = np.flatnonzero(scores >= min_score)[:MANY]
+    order = np.argsort(-scores, kind="stable")
+    shown = order[:BEST] if min_score is None else order[scores[order] >= min_score][:MANY]
     for i in shown[::-1]:
         _box(axes, boxes[i], _colour(labels[i] - 1), f"{_class(classes, labels[i])} {scores[i]:.2f}")
-    axes.set_xlabel(f"{len(shown)} of {len(scores)} detections, score from {min_score:g} on", fontsize=8)
+    which = "the best" if min_score is None else f"score from {min_score:g} on:"
+    axes.set_xlabel(f"{which} {len(shown)} of {len(scores)} detections", fontsize=8)
 
 
 def _figure(record: Record, n: int) -> tuple[Any, list[Any]]:

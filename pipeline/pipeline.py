@@ -226,22 +226,19 @@ class Pipeline:
                 names = ", ".join(s.name for s in self.steps if isinstance(s.stage, Stage))
                 raise ValueError(f"{key!r} names no parameter: write step__parameter, with a step of {names}")
             stages[step] = stages[step].clone().set_params(**{name: value})  # type: ignore[union-attr]
-        before = self.steps
-        self.steps = [replace(step, stage=stages[step.name]) for step in self.steps]
-        try:
-            self.check()
-        except ValueError:
-            self.steps = before
-            raise
         if params:
-            self.keys = {}
-            self.revision += 1
+            self._become([replace(step, stage=stages[step.name]) for step in self.steps])
         return self
 
     def swap(self, name: str, stage: Stage) -> Pipeline:
         """Put another stage in the place of a step's; ValueError if the steps then cannot work together."""
-        before, at = self.steps, self.index(name)
-        self.steps = [*before[:at], Step(name, stage.clone(), before[at].keep), *before[at + 1 :]]
+        self.index(name)  # refused if there is no such step
+        self._become([replace(s, stage=stage.clone()) if s.name == name else s for s in self.steps])
+        return self
+
+    def _become(self, steps: list[Step]) -> None:
+        """Take these steps if they can work together, and forget what was learned; else stay as it was."""
+        before, self.steps = self.steps, steps
         try:
             self.check()
         except ValueError:
@@ -249,7 +246,6 @@ class Pipeline:
             raise
         self.keys = {}
         self.revision += 1
-        return self
 
     # -- checks --------------------------------------------------------------------------------------
 

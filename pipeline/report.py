@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..cache.store import Store
-from ..errors import UserError
 
 if TYPE_CHECKING:
     from .run import Run
@@ -127,15 +126,6 @@ def html_table(head: Sequence[str], rows: Sequence[Sequence[str]], *, plain: boo
     top = "".join(f"<th>{escape(cell)}</th>" for cell in head)
     body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>\n" for row in rows)
     return f"<table class={'plain' if plain else 'total'}><tr>{top}</tr>\n{body}</table>"
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file. UserError if it cannot be written."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
 
 
 def _table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]], caption: str) -> Any:

@@ -139,7 +139,8 @@ class Run:
     def _chunk(self, steps: list[str], records: list[Record], only: str | None) -> Iterator[Record]:
         """A chunk of images through all steps: side by side up to the last step that is worth processes.
 
-        From there on each image goes alone, and is forgotten, so that no more than one image's features are in memory.
+        From there on images go in groups of the largest `Stage.chunk` and are forgotten group by group, so that no
+        more features than one group's are in memory.
         """
         worth = [i for i, name in enumerate(steps) if self.pipeline.stage(name).parallel]
         ahead = worth[-1] + 1 if worth else 0

@@ -45,10 +45,7 @@ def prepare(folder: Path) -> None:
     """Make the folder of a run. UserError if it cannot be made, or something else is there."""
     if not (folder / "recipe.json").is_file() and folder.is_dir() and any(folder.iterdir()):
         raise UserError(f"{folder} is there already and is no trained run")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot make the folder {folder}: {error.strerror or error}") from error
+    files.make_folder(folder)
 
 
 def load(folder: str | Path, allow: Sequence[str] = ()) -> Pipeline:
