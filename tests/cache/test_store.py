@@ -222,3 +222,11 @@ def test_a_name_that_is_no_unicode_is_an_id(shelf: Shelf) -> None:
     id = os.fsdecode(b"caf\xe9.jpg")
     shelf.write(id, "in", fields(2))
     assert shelf.find(id, "in") is not None
+
+
+def test_a_pack_of_nothing_is_not_written(shelf: Shelf) -> None:
+    for i in range(20):
+        entry = shelf.write(f"id{i}", "in", fields(i))
+        entry.path.write_bytes(entry.path.read_bytes()[:50])
+    assert Shelf(shelf.path).pack() == 0
+    assert not list(shelf.path.glob("packs/*"))

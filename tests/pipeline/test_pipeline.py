@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from rcnn.pipeline.pipeline import Again, Pipeline
+from rcnn.pipeline.pipeline import Again, Pipeline, Step
 from rcnn.stages.stage import Ref
 
 
@@ -81,3 +81,21 @@ def test_a_slice_ends_with_the_step(toys: Any) -> None:
     part = toys.pipeline()[:"features"]
     assert [step.name for step in part] == ["proposals", "features"]
     assert part.outputs == ("features.mean",)
+
+
+def test_a_swapped_step_keeps_its_place_and_its_data(toys: Any) -> None:
+    rest = list(toys.pipeline())[:3]
+    own = Step("classifier", toys.Nearest(), keep=False, data=toys.labelled())
+    pipeline = Pipeline([*rest, own], outputs=["scores"]).swap("classifier", toys.Nearest(bias=2.0))
+    step = pipeline.step("classifier")
+    assert (step.keep, step.apart, step.data) == (False, True, own.data)
+    assert pipeline["classifier"].bias == 2.0
+
+
+def test_a_refused_swap_changes_nothing(toys: Any) -> None:
+    pipeline = toys.pipeline()
+    with pytest.raises(ValueError, match="needs 'boxes', which no earlier step gives"):
+        pipeline.swap("proposals", toys.Best())
+    assert type(pipeline["proposals"]) is toys.Corners
+    with pytest.raises(ValueError, match="has no step 'nothing'"):
+        pipeline.swap("nothing", toys.Best())
