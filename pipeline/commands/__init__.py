@@ -1,0 +1,1 @@
+"""The commands beside those of training and detecting, one file each."""
