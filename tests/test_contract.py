@@ -18,6 +18,7 @@ from rcnn.pipeline.wrap import host
 from rcnn.stages.classifiers.svm import LinearSVMs
 from rcnn.stages.features.fc import FCLayers
 from rcnn.stages.features.warp import WarpedCNN
+from rcnn.stages.nets.finetune import FineTuning
 from rcnn.stages.nets.pretrain import Pretraining
 from rcnn.stages.proposals.precomputed import Precomputed
 from rcnn.stages.proposals.selective_search import SelectiveSearch
@@ -78,6 +79,7 @@ def stages(precomputed: Path) -> dict[type[Stage], Stage]:
         RidgeBoxRegressors(layer="pool5", min_iou=0.3),
         PerClassNMS(),
         Pretraining("shapenet", epochs=1, batch=4, device="cpu"),
+        FineTuning("shapenet", steps=1, positives=2, negatives=2, positive_iou=0.1, device="cpu"),
     ]
     return {type(stage): stage for stage in made}
 
@@ -91,7 +93,8 @@ def all_stages() -> Iterator[type[Stage]]:
 
 
 KINDS = sorted(all_stages(), key=lambda kind: kind.__name__)
-CALLED = [kind for kind in KINDS if kind is not Pretraining]
+STATE_ONLY = (Pretraining, FineTuning)
+CALLED = [kind for kind in KINDS if kind not in STATE_ONLY]
 each = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 each_called = pytest.mark.parametrize("kind", CALLED, ids=lambda kind: kind.__name__)
 
@@ -209,12 +212,12 @@ def test_it_travels_to_a_worker(kind: type[Stage], stages: dict[type[Stage], Sta
     stage = ready(stages[kind])
     there = pickle.loads(pickle.dumps(stage))
     assert there.get_params() == stage.get_params()
-    if kind is not Pretraining:
+    if kind not in STATE_ONLY:
         for name, value in call(stage, records(kind)[0]).items():
             np.testing.assert_array_equal(value, call(there, records(kind)[0])[name])
 
 
-@pytest.mark.parametrize("kind", [LinearSVMs, RidgeBoxRegressors, Pretraining])
+@pytest.mark.parametrize("kind", [LinearSVMs, RidgeBoxRegressors, *STATE_ONLY])
 def test_what_is_learned_is_a_state(kind: type[Stage], stages: dict[type[Stage], Stage]) -> None:
     stage = ready(stages[kind])
     state = {name: np.asarray(host(value)) for name, value in stage.state().items()}
@@ -227,7 +230,7 @@ def test_what_is_learned_is_a_state(kind: type[Stage], stages: dict[type[Stage],
         np.testing.assert_array_equal(host(value), state[name])
 
 
-@pytest.mark.parametrize("kind", [LinearSVMs, RidgeBoxRegressors, Pretraining])
+@pytest.mark.parametrize("kind", [LinearSVMs, RidgeBoxRegressors, *STATE_ONLY])
 def test_learning_twice_is_learning_once(kind: type[Stage], stages: dict[type[Stage], Stage]) -> None:
     stage, again = ready(stages[kind]), ready(stages[kind].clone())
     for name, value in stage.state().items():

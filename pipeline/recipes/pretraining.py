@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ...stages.datasets.shapes import ShapeCrops
+from ...stages.datasets.spec import open_dataset
 from ...stages.nets.pretrain import Pretraining
 from ...stages.stage import Ref
 from ..pipeline import Step
@@ -10,12 +11,15 @@ from ..pipeline import Step
 CROPS = 6000
 
 
-def pretraining(backbone: str, weights: str | Ref | None) -> tuple[list[Step], str | Ref | None]:
+def pretraining(
+    backbone: str, weights: str | Ref | None, data: str | None = None
+) -> tuple[list[Step], str | Ref | None]:
     """The steps that come before a recipe's own, and what its `weights` then are.
 
-    shapenet's weights are published nowhere: "DEFAULT" is a minute's training on drawn images.
+    data: spec of a set of labelled images to learn from (`labelled:DIR`), in the place of `weights`. shapenet's
+        weights are published nowhere: "DEFAULT" is a minute's training on drawn images.
     """
-    if backbone != "shapenet" or weights != "DEFAULT":
+    if data is None and (backbone != "shapenet" or weights != "DEFAULT"):
         return [], weights
-    crops = ShapeCrops(CROPS)
-    return [Step("pretrain", Pretraining(backbone=backbone), data=crops)], Ref("pretrain")
+    images = ShapeCrops(CROPS) if data is None else open_dataset(data)
+    return [Step("pretrain", Pretraining(backbone=backbone), data=images)], Ref("pretrain")

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...errors import UserError
+from ..stage import NamedFile
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and std of RGB in 0..1
 HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -42,8 +43,8 @@ class Backbone(nn.Module):
 
     `layers` are the names that can be asked for and `lengths` their F. pool5 of AlexNet and VGG is the map
     after the last max pooling, as Caffe's; at an input other than theirs it is pooled to the grid of fc6.
-    fc6 and fc7 are taken after ReLU and know no dropout. pool5 of other nets is the map average-pooled to
-    pool x pool, and gap its mean. Batch norms are frozen, also in training.
+    fc6 and fc7 are taken after ReLU, and know dropout only in training, if `dropout` is set. pool5 of other nets
+    is the map average-pooled to pool x pool, and gap its mean. Batch norms are frozen, also in training.
     """
 
     def __init__(self, name: str, trunk: nn.Module, head: Mapping[str, nn.Linear], pool: int,
@@ -51,7 +52,7 @@ class Backbone(nn.Module):
         super().__init__()
         self.name, self.pool, self.channels, self.stride = name, pool, channels, stride
         self.mean, self.std, self.input_size = tuple(mean), tuple(std), input_size(name)
-        self.trunk, self.head = trunk, nn.ModuleDict(head)
+        self.trunk, self.head, self.dropout = trunk, nn.ModuleDict(head), 0.0
         self.lengths: dict[str, int] = {"pool5": channels * pool * pool}
         self.lengths |= {layer: part.bias.numel() for layer, part in head.items()}
         if "gap" in layers_of(name):
@@ -98,24 +99,30 @@ class Backbone(nn.Module):
         refuse_layers(f"{source} of {self.name}", layers, [n for n in chain if n in self.layers])
         found = {source: features}
         for layer in chain[1 : 1 + max(chain.index(layer) for layer in layers)]:
-            found[layer] = features = F.relu(self.head[layer](features))
+            features = F.relu(self.head[layer](features))
+            found[layer] = features = F.dropout(features, self.dropout, self.training)
         return {layer: found[layer] for layer in layers}
 
 
 class Classifier(nn.Module):
-    """A backbone and a linear layer on fc7, or on pool5 where there is none: image bytes (N 3 S S) -> scores (N K).
+    """A backbone and a linear layer on fc7, or on pool5 where there is none: a normalised crop -> K scores.
 
     So what R-CNN's linear classifiers read is what a linear classifier was trained on.
+
+    classes: K. dropout: share of the values of fc6 and of fc7 that training sets to 0.
     """
 
-    def __init__(self, backbone: Backbone, classes: int):
+    def __init__(self, backbone: Backbone, classes: int, dropout: float = 0.0):
         super().__init__()
         self.backbone = backbone
+        self.backbone.dropout = dropout
         self.layer = "fc7" if "fc7" in backbone.layers else "pool5"
         self.classifier = nn.Linear(backbone.lengths[self.layer], classes)
+        self.register_buffer("scale", torch.ones(()))  # brings features to the norm that the rates are meant for
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.classifier(self.backbone(self.backbone.normalise(x), [self.layer])[self.layer])
+        """Scores (N K) of normalised crops (N 3 S S)."""
+        return self.classifier(self.backbone(x, [self.layer])[self.layer] * self.scale)
 
 
 def layers_of(name: str) -> tuple[str, ...]:
@@ -182,6 +189,13 @@ def load(name: str, weights: Any = None, random_state: int = 0,
         net, renamed, ignored = _build(name, layers, pool)
     _fill(net, _own_names(net, state, renamed, ignored, origin), origin)
     return net.eval()
+
+
+def lengths_of(name: str, layers: Sequence[str], pool: int = 6) -> dict[str, int]:
+    """F of these layers of the net of this name; no memory is taken for it where that can be."""
+    with torch.random.fork_rng(devices=[]), torch.device("meta" if _meta_builds(name) else "cpu"):
+        lengths = _build(name, layers, pool)[0].lengths
+    return {layer: lengths[layer] for layer in layers}
 
 
 # -- building ----------------------------------------------------------------------------------------------
@@ -334,6 +348,12 @@ def _read_file(path: Path) -> dict[str, Tensor]:
     return state
 
 
+def weights_key(name: str, weights: Any) -> Any:
+    """What stands for a parameter `weights` in a cache key: of a name, the weights that it means today."""
+    named = isinstance(weights, str) and not isinstance(weights, NamedFile)
+    return weights_name(name, weights) if named else weights
+
+
 def weights_name(name: str, weights: str) -> str:
     """The weights that a name stands for: torchvision's "DEFAULT" means other ones in other versions."""
     from torchvision.models import get_model_weights
@@ -364,7 +384,7 @@ def _own_names(net: Backbone, state: Mapping[str, Tensor], renamed: Mapping[str,
     own, found, strange = net.state_dict(), {}, []
     of_stage = any(key.startswith("net_.") for key in state)  # whose other learned things are no weights
     for key, value in state.items():
-        if of_stage and not key.startswith("net_."):
+        if of_stage and (key == "net_.scale" or not key.startswith("net_.")):
             continue
         plain = key.removeprefix("net_.").removeprefix("backbone.")
         owner, _, leaf = plain.rpartition(".")

@@ -6,7 +6,7 @@ import os
 from typing import Any, ClassVar
 
 from ...errors import UserError
-from ..stage import NamedFile, Ref, Stage, State
+from ..stage import Ref, Stage, State
 from .memory import reuse_freed_memory
 from .precision import device_of, precision_of
 
@@ -37,12 +37,10 @@ class Frozen(Stage):
 
     def key_params(self) -> dict[str, Any]:
         """With the precision that "auto" is here, and the weights that "DEFAULT" stands for."""
-        from .backbones import weights_name
+        from .backbones import weights_key
 
-        own = super().key_params()
-        if isinstance(self.weights, str) and not isinstance(self.weights, NamedFile):
-            own["weights"] = weights_name(self.backbone, self.weights)
-        return {**own, "precision": precision_of(self.precision, self.device)}
+        weights = weights_key(self.backbone, self.weights)
+        return {**super().key_params(), "weights": weights, "precision": precision_of(self.precision, self.device)}
 
     def named(self, param: str) -> State:
         """The tensors of the weights that `weights` names."""

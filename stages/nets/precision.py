@@ -1,7 +1,9 @@
-"""Where a deep stage computes and in what number format."""
+"""Where a deep stage computes, in what number format, and from what seed."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -44,6 +46,23 @@ def precision_of(precision: str, device: str) -> str:
     pays = torch.cuda.is_bf16_supported(including_emulation=False) if place == "cuda" else (
         place == "cpu" and _cpu_has_bfloat16())  # fmt: skip
     return "bfloat16" if pays else "float32"
+
+
+def low_precision(device: str) -> Any:
+    """A context in which nets in training compute in bfloat16 where the device does; their weights stay float32."""
+    import torch
+
+    return torch.autocast(device_of(device).type, torch.bfloat16, enabled=precision_of("auto", device) == "bfloat16")
+
+
+@contextmanager
+def seeded(seed: int, device: Any) -> Iterator[None]:
+    """torch's global generators at this seed, for dropout, which takes no other; put back afterwards."""
+    import torch
+
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
 
 
 @cache

@@ -10,8 +10,9 @@ import numpy as np
 from ...errors import UserError
 from ..record import Record, Records
 from ..stage import Checkpoint, Stage
+from .images import remembered
 from .memory import reuse_freed_memory
-from .precision import device_of, precision_of
+from .precision import device_of, low_precision, precision_of, seeded
 
 
 class Pretraining(Stage):
@@ -22,22 +23,25 @@ class Pretraining(Stage):
     batch: images in a step.
     lr, drop_epochs: the rate, and after how many passes it is multiplied by 0.1.
     momentum, decay: of the descent.
+    dropout: of fc6 and fc7, where the net has them; 0.5.
     shift: pixels by which an image is moved at most in training, its edges repeated; it is also mirrored.
-    random_state: of initial weights, order, shifts and mirroring.
+    random_state: of initial weights, order, shifts, mirroring and dropout.
+    memory: GB of images, as bytes at the backbone's input size, that are kept; 4.0.
     device: "auto", "cpu", "cuda" or "cuda:N".
 
-    Learns from image and the first of truth_labels. Images are held in memory as bytes, resized to the
-    backbone's input. Learns net_ (a Classifier of records.classes) and history_ (the loss of each step).
+    Learns from image and the first of truth_labels. Learns net_ (a Classifier of records.classes) and history_ (the
+    loss of each step).
     """
 
     needs = ("image",)
     learns = ("truth_labels",)
-    speed: ClassVar[tuple[str, ...]] = ("device",)
+    speed: ClassVar[tuple[str, ...]] = ("device", "memory")
     arrays: ClassVar[str] = "torch"
 
     def __init__(self, backbone: str = "shapenet", epochs: int = 14, batch: int = 64, lr: float = 0.05,
-                 drop_epochs: int = 11, momentum: float = 0.9, decay: float = 5e-4, shift: int = 4,
-                 random_state: int = 0, device: str = "auto"):  # fmt: skip
+                 drop_epochs: int = 11, momentum: float = 0.9, decay: float = 5e-4,
+                 dropout: float = 0.5, shift: int = 4, random_state: int = 0, memory: float = 4.0,
+                 device: str = "auto"):  # fmt: skip
         self.backbone = backbone
         self.epochs = epochs
         self.batch = batch
@@ -45,8 +49,10 @@ class Pretraining(Stage):
         self.drop_epochs = drop_epochs
         self.momentum = momentum  # Krizhevsky et al. 2012, section 5
         self.decay = decay  # the same
+        self.dropout = dropout  # the same, section 4.2
         self.shift = shift  # the same, section 4.1: translations and reflections
         self.random_state = random_state
+        self.memory = memory
         self.device = device
 
     def key_params(self) -> dict[str, Any]:
@@ -61,31 +67,38 @@ class Pretraining(Stage):
                 raise ValueError(f"{name} is {getattr(self, name)}; it is at least 1")
         if self.shift < 0:
             raise ValueError(f"shift is {self.shift}; it is at least 0")
-        if self.lr <= 0:
-            raise ValueError(f"lr is {self.lr}; it is above 0")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout is {self.dropout}; it is in [0, 1)")
+        for name in ("lr", "memory"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it is above 0")
 
     def fit(self, records: Records, checkpoint: Checkpoint) -> None:
         import torch
 
-        from .sgd import sgd
+        from .sgd import batch_of, sgd
 
         self.net_ = self._classifier(len(records.classes))
         device = device_of(self.device)
         if device.type == "cpu":
             reuse_freed_memory()
         net = self.net_.to(device, memory_format=torch.channels_last).train()
-        images, labels = _in_memory(records, net.backbone.input_size)  # N 3 S S, N
-        passes = -(-len(images) // self.batch)  # steps in a pass
+        side = net.backbone.input_size
+        labels = _labels(records)  # N
+        images = remembered(lambda i: _resized(records[i]["image"], side), len(records), self.memory)
+        passes = -(-len(labels) // self.batch)  # steps in a pass
 
-        def loss(indices: np.ndarray, generator: Any) -> Any:
-            x = _moved(images[indices], self.shift, generator).to(device)  # N 3 S S
-            low = precision_of("auto", self.device) == "bfloat16"
-            with torch.autocast(device.type, torch.bfloat16, enabled=low):
+        def loss(step: int, generator: Any) -> Any:
+            indices = batch_of(step, self.batch, len(labels), self.random_state)
+            x = torch.stack([images(i) for i in indices.tolist()])  # N 3 S S
+            x = net.backbone.normalise(_moved(x, self.shift, generator).to(device))
+            seed = int(torch.randint(2**62, (1,), generator=generator))
+            with seeded(seed, device), low_precision(self.device):
                 scores = net(x)  # N K
-            return torch.nn.functional.cross_entropy(scores.float(), labels[indices].to(device))
+            yield torch.nn.functional.cross_entropy(scores.float(), labels[indices].to(device))
 
-        self.history_ = sgd(net, loss, len(images), checkpoint, steps=passes * self.epochs, batch=self.batch,
-                            lr=self.lr, drop_every=passes * self.drop_epochs, momentum=self.momentum,
+        self.history_ = sgd(net, loss, checkpoint, steps=passes * self.epochs, lr=self.lr,
+                            drop_every=passes * self.drop_epochs, momentum=self.momentum,
                             decay=self.decay, random_state=self.random_state)  # fmt: skip
         net.eval()
 
@@ -99,21 +112,16 @@ class Pretraining(Stage):
 
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.random_state)
-            return Classifier(load(self.backbone, None, self.random_state), classes)
+            return Classifier(load(self.backbone, None, self.random_state), classes, self.dropout)
 
 
-def _in_memory(records: Records, side: int) -> tuple[Any, Any]:
-    """All images (N 3 S S, uint8) and classes 0..K-1 (N)."""
+def _labels(records: Records) -> Any:
+    """The classes, 0..K-1, of all images (N)."""
     import torch
 
     if not len(records):
         raise UserError("Pretraining was given no images")
-    images = torch.empty(len(records), 3, side, side, dtype=torch.uint8)
-    labels = torch.empty(len(records), dtype=torch.int64)
-    for i, record in enumerate(records):
-        images[i] = _resized(record["image"], side)
-        labels[i] = _label(record, len(records.classes)) - 1
-    return images, labels
+    return torch.tensor([_label(record, len(records.classes)) - 1 for record in records])
 
 
 def _moved(images: Any, shift: int, generator: Any) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -13,47 +13,63 @@ from torch import Tensor, nn
 from ...errors import UserError
 from ..stage import Checkpoint, State
 
-Loss = Callable[[np.ndarray, torch.Generator], Tensor]  # indices of a batch, the step's generator -> scalar
+# number of the step, its CPU generator -> parts that add up to its loss; one is let go before the next is asked for
+Loss = Callable[[int, torch.Generator], Iterable[Tensor]]
 
 
-def sgd(net: nn.Module, loss: Loss, count: int, checkpoint: Checkpoint, *, steps: int, batch: int,
-        lr: float, drop_every: int, drop: float = 0.1, momentum: float = 0.9, decay: float = 5e-4,
+def sgd(net: nn.Module, loss: Loss, checkpoint: Checkpoint, *, steps: int, lr: float, drop_every: int,
+        drop: float = 0.1, momentum: float = 0.9, decay: float = 5e-4, rates: Mapping[str, float] | None = None,
         random_state: int = 0) -> np.ndarray:  # fmt: skip
     """Train the parameters of `net` that require a gradient, in place; returns the loss of every step.
 
-    loss: called with the indices of a batch, out of `count` samples, and a CPU generator for all else that is
-        random in the step.
-    steps, batch: how many batches of how many samples, each pass over the samples in an order of its own.
+    loss: gives the parts of a step's loss, and takes all that is random in it from the generator.
+    steps: how many.
     lr: the rate, multiplied by `drop` every `drop_every` steps.
     decay: weight decay, of all parameters.
+    rates: beginning of a parameter's name -> what its rate is multiplied by.
 
-    Order and generator follow from `random_state` and the number of the step alone, so a run resumed from
-    its checkpoint takes the same steps as one never killed. UserError if the loss is no longer finite.
+    The generator follows from `random_state` and the number of the step alone, so a run resumed from its
+    checkpoint takes the same steps as one never killed. UserError if the loss is no longer finite.
     """
-    optimiser = torch.optim.SGD([p for p in net.parameters() if p.requires_grad], lr=lr, momentum=momentum,
-                                weight_decay=decay)  # fmt: skip
+    optimiser = torch.optim.SGD(_groups(net, rates or {}), lr=lr, momentum=momentum, weight_decay=decay)
     history = np.full(steps, np.nan, np.float32)
     done = _resume(net, optimiser, history, checkpoint.load())
     for step in range(done, steps):
         for group in optimiser.param_groups:
-            group["lr"] = lr * drop ** (step // drop_every)
-        value = loss(_indices(step, batch, count, random_state), _generator(random_state, step))
+            group["lr"] = lr * group["factor"] * drop ** (step // drop_every)
         optimiser.zero_grad(set_to_none=True)
-        value.backward()
-        optimiser.step()
-        history[step] = value.item()
+        history[step] = _backward(loss(step, _generator(random_state, step)))
         if not np.isfinite(history[step]):
             raise UserError(f"the loss is {history[step]} at step {step}; lower lr, which is {lr}")
+        optimiser.step()
         checkpoint.progress(step + 1, steps, f"loss {history[max(0, step - 49) : step + 1].mean():.3f}")
         checkpoint.save(partial(_position, net, optimiser, history, step + 1))
     return history
 
 
-def _indices(step: int, batch: int, count: int, seed: int) -> np.ndarray:
-    """The samples of a step: pass after pass in seeded orders, cut into batches across their seams."""
+def batch_of(step: int, batch: int, count: int, seed: int) -> np.ndarray:
+    """The samples, of `count`, of a step: pass after pass in seeded orders, cut into batches across their seams."""
     at = np.arange(step * batch, (step + 1) * batch)
     passes = {p: np.random.default_rng([seed, int(p)]).permutation(count) for p in np.unique(at // count)}
     return np.array([passes[i // count][i % count] for i in at])
+
+
+def _groups(net: nn.Module, rates: Mapping[str, float]) -> list[dict[str, Any]]:
+    """The parameters to train, those of one rate together."""
+    by_factor: dict[float, list[Tensor]] = {}
+    for name, parameter in net.named_parameters():
+        if parameter.requires_grad:
+            factor = next((value for start, value in rates.items() if name.startswith(start)), 1.0)
+            by_factor.setdefault(factor, []).append(parameter)
+    return [{"params": parameters, "factor": factor} for factor, parameters in by_factor.items()]
+
+
+def _backward(parts: Iterable[Tensor]) -> float:
+    total = 0.0
+    for part in parts:
+        part.backward()
+        total += part.item()
+    return total
 
 
 def _generator(seed: int, step: int) -> torch.Generator:

@@ -44,7 +44,7 @@ def test_it_tells_new_images_apart(trained: Pretraining) -> None:
     new = records(60, seed=1)
     x = torch.stack([torch.tensor(r["image"]).permute(2, 0, 1) for r in new])
     with torch.no_grad():
-        told = trained.net_(x).argmax(1) + 1
+        told = trained.net_(trained.net_.backbone.normalise(x)).argmax(1) + 1
     assert (told == torch.tensor([r["truth_labels"][0] for r in new])).float().mean() > 0.9
     assert trained.history_.shape == (20,)
     assert not trained.net_.training
@@ -67,6 +67,7 @@ def test_state_and_back(trained: Pretraining) -> None:
     again.load_state(trained.state())
     x = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
     with torch.no_grad():
+        x = again.net_.backbone.normalise(x)
         assert torch.equal(again.net_(x), trained.net_(x))
 
 
@@ -128,8 +129,24 @@ def test_no_class_is_told() -> None:
 
 
 @pytest.mark.parametrize(
-    "params", [{"backbone": "shapnet"}, {"epochs": 0}, {"lr": 0.0}, {"shift": -1}, {"batch": 0}, {"drop_epochs": 0}]
+    "params",
+    [
+        {"backbone": "shapnet"},
+        {"epochs": 0},
+        {"lr": 0.0},
+        {"shift": -1},
+        {"batch": 0},
+        {"drop_epochs": 0},
+        {"dropout": 1.0},
+        {"memory": 0.0},
+    ],
 )
 def test_parameters_that_cannot_be_meant(params: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=str(next(iter(params)))):
         Pretraining(**params).validate()
+
+
+def test_images_that_do_not_fit_in_memory_are_read_again(trained: Pretraining) -> None:
+    stage = Pretraining(**QUICK, memory=1e-6)  # room for less than one
+    stage.fit(records(150), NoCheckpoint())
+    assert np.array_equal(stage.history_, trained.history_)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import Any
 
@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 from rcnn.errors import UserError
-from rcnn.stages.nets.sgd import _indices, sgd
+from rcnn.stages.nets.sgd import batch_of, sgd
 from rcnn.stages.stage import NoCheckpoint, State
 from torch import nn
 
 X = torch.randn(50, 4, generator=torch.Generator().manual_seed(0))
 Y = X @ torch.tensor([1.0, -2.0, 0.5, 3.0]) + 1
-OPTIONS: dict[str, Any] = {"steps": 60, "batch": 8, "lr": 0.02, "drop_every": 40, "random_state": 3}
+OPTIONS: dict[str, Any] = {"steps": 60, "lr": 0.02, "drop_every": 40, "random_state": 3}
 
 
 def linear() -> nn.Linear:
@@ -24,10 +24,13 @@ def linear() -> nn.Linear:
     return nn.Linear(4, 1)
 
 
-def loss_of(net: nn.Linear) -> Callable[[np.ndarray, torch.Generator], torch.Tensor]:
-    def loss(indices: np.ndarray, generator: torch.Generator) -> torch.Tensor:
+def loss_of(net: nn.Linear, parts: int = 1) -> Callable[[int, torch.Generator], Iterator[torch.Tensor]]:
+    def loss(step: int, generator: torch.Generator) -> Iterator[torch.Tensor]:
+        indices = batch_of(step, 8, 50, seed=3)
         noise = 0.01 * torch.randn(len(indices), generator=generator)
-        return (net(X[indices])[:, 0] - Y[indices] + noise).pow(2).mean()
+        for part in np.array_split(np.arange(8), parts):
+            gap = net(X[indices[part]])[:, 0] - Y[indices[part]] + noise[part]
+            yield gap.pow(2).sum() / 8
 
     return loss
 
@@ -57,7 +60,7 @@ class Kept(NoCheckpoint):
 
 def test_it_learns_and_says_so() -> None:
     net, kept = linear(), Kept()
-    history = sgd(net, loss_of(net), 50, kept, **OPTIONS)
+    history = sgd(net, loss_of(net), kept, **OPTIONS)
     assert history.shape == (60,)
     assert history[-10:].mean() < 0.05 * history[:5].mean()
     assert kept.told[-1][:2] == (60, 60)
@@ -68,8 +71,8 @@ def test_the_update_is_momentum_decay_and_a_dropping_rate() -> None:
     """Two parameters by hand: v = 0.9 v + (g + decay w); w -= rate v."""
     net = nn.Linear(1, 1, bias=False)
     nn.init.constant_(net.weight, 2.0)
-    history = sgd(net, lambda indices, generator: 3 * net.weight.sum(), 10, NoCheckpoint(), steps=4, batch=1,
-                  lr=0.1, drop_every=2, decay=0.01)  # fmt: skip
+    history = sgd(net, lambda step, generator: [3 * net.weight.sum()], NoCheckpoint(), steps=4, lr=0.1,
+                  drop_every=2, decay=0.01)  # fmt: skip
     w, v, losses = 2.0, 0.0, []
     for rate in (0.1, 0.1, 0.01, 0.01):
         losses.append(3 * w)
@@ -82,33 +85,51 @@ def test_the_update_is_momentum_decay_and_a_dropping_rate() -> None:
 @pytest.mark.parametrize("saves", [1, 17, 45, 60])
 def test_killed_and_resumed_is_the_same(saves: int) -> None:
     whole = linear()
-    expected = sgd(whole, loss_of(whole), 50, NoCheckpoint(), **OPTIONS)
+    expected = sgd(whole, loss_of(whole), NoCheckpoint(), **OPTIONS)
     first, kept = linear(), Kept(saves)
     with pytest.raises(Killed):
-        sgd(first, loss_of(first), 50, kept, **OPTIONS)
+        sgd(first, loss_of(first), kept, **OPTIONS)
     second = nn.Linear(4, 1)  # other weights: all must come from the checkpoint
     kept.saves = 10**9
-    np.testing.assert_array_equal(sgd(second, loss_of(second), 50, kept, **OPTIONS), expected)
+    np.testing.assert_array_equal(sgd(second, loss_of(second), kept, **OPTIONS), expected)
     assert torch.equal(second.weight, whole.weight)
     assert len(kept.told) == 60
 
 
 def test_every_pass_takes_each_sample_once_in_another_order() -> None:
-    drawn = np.concatenate([_indices(step, 8, 20, seed=1) for step in range(10)]).reshape(4, 20)
+    drawn = np.concatenate([batch_of(step, 8, 20, seed=1) for step in range(10)]).reshape(4, 20)
     assert all(sorted(one) == list(range(20)) for one in drawn)
     assert not any((a == b).all() for a, b in pairwise(drawn))
-    assert len(_indices(0, 50, 20, seed=1)) == 50  # a batch larger than the data goes round
+    assert len(batch_of(0, 50, 20, seed=1)) == 50  # a batch larger than the data goes round
 
 
 def test_a_diverging_loss_is_told() -> None:
     net = linear()
     with pytest.raises(UserError, match=r"loss is (inf|nan) at step \d+; lower lr, which is 1000"):
-        sgd(net, loss_of(net), 50, NoCheckpoint(), **{**OPTIONS, "lr": 1000.0})
+        sgd(net, loss_of(net), NoCheckpoint(), **{**OPTIONS, "lr": 1000.0})
 
 
 def test_frozen_parameters_stay() -> None:
     net = linear()
     net.bias.requires_grad_(False)
     before = net.bias.clone()
-    sgd(net, loss_of(net), 50, NoCheckpoint(), **OPTIONS)
+    sgd(net, loss_of(net), NoCheckpoint(), **OPTIONS)
     assert torch.equal(net.bias, before)
+
+
+def test_parts_of_a_loss_add_up() -> None:
+    whole, parts = linear(), linear()
+    together = sgd(whole, loss_of(whole), NoCheckpoint(), **OPTIONS)
+    np.testing.assert_allclose(sgd(parts, loss_of(parts, 3), NoCheckpoint(), **OPTIONS), together, rtol=1e-4)
+    torch.testing.assert_close(parts.weight, whole.weight)
+
+
+def test_a_parameter_may_have_a_rate_of_its_own() -> None:
+    """One step of plain descent: the bias moves ten times as far for the same gradient."""
+    net = nn.Linear(1, 1)
+    nn.init.zeros_(net.weight)
+    nn.init.zeros_(net.bias)
+    sgd(net, lambda step, generator: [net.weight.sum() + net.bias.sum()], NoCheckpoint(), steps=1, lr=0.01,
+        drop_every=1, rates={"bias": 10})  # fmt: skip
+    assert net.weight.item() == pytest.approx(-0.01)
+    assert net.bias.item() == pytest.approx(-0.1)
