@@ -17,9 +17,11 @@ import rcnn.stages
 from rcnn.pipeline.wrap import host
 from rcnn.stages.classifiers.svm import LinearSVMs
 from rcnn.stages.features.fc import FCLayers
+from rcnn.stages.features.hog import HOG
 from rcnn.stages.features.warp import WarpedCNN
 from rcnn.stages.nets.finetune import FineTuning
 from rcnn.stages.nets.pretrain import Pretraining
+from rcnn.stages.proposals.edge_boxes import EdgeBoxes
 from rcnn.stages.proposals.precomputed import Precomputed
 from rcnn.stages.proposals.selective_search import SelectiveSearch
 from rcnn.stages.proposals.sliding_window import SlidingWindow
@@ -66,15 +68,17 @@ def precomputed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def stages(precomputed: Path) -> dict[type[Stage], Stage]:
+def stages(precomputed: Path, forest: Path) -> dict[type[Stage], Stage]:
     """A small instance of each stage."""
     small = {"device": "cpu", "precision": "float32"}
     made: list[Stage] = [
         SelectiveSearch(width=100, min_side=5, top=50),
         SlidingWindow(scales=(16, 48), stride=0.5),
         Precomputed(str(precomputed)),
+        EdgeBoxes(str(forest), max_boxes=50),
         WarpedCNN("shapenet", layers=("pool5", "gap"), pool=2, **small),
         FCLayers("alexnet", layers=("fc6",), **small),
+        HOG(window=(32, 32), context=1),
         LinearSVMs(layer="pool5"),
         RidgeBoxRegressors(layer="pool5", min_iou=0.3),
         PerClassNMS(),
