@@ -10,6 +10,7 @@ from typing import Any
 from ...errors import UserError
 from ..record import Record, Records
 from .image_file import SUFFIXES, image_fields
+from .problem import Source
 
 
 class Files(Records):
@@ -39,6 +40,11 @@ class Files(Records):
         id, path = self._entries[index]
         return Record(id, image_fields(path, upright=True))
 
+    def source(self, index: int) -> Source:
+        """Where a record comes from."""
+        path = self._entries[index][1]
+        return Source(path, path, upright=True)
+
 
 class Folder(Files):
     """All images below a folder, hidden ones excepted; otherwise as Files.
@@ -53,12 +59,17 @@ class Folder(Files):
         self._entries = sorted((file.relative_to(top).as_posix(), file) for file in _files(top))
 
 
+def images_below(path: Path) -> list[Path]:
+    """The images below a folder, hidden ones excepted."""
+    files = [file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file()]
+    return [file for file in files if not any(part.startswith(".") for part in file.relative_to(path).parts)]
+
+
 def _files(path: Path) -> list[Path]:
-    """The images below a folder, hidden ones excepted; a file is itself. UserError if there is none."""
+    """The images below a folder; a file is itself. UserError if there is none."""
     if not path.is_dir():
         return [path]
-    files = [file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file()]
-    seen = [file for file in files if not any(part.startswith(".") for part in file.relative_to(path).parts)]
+    seen = images_below(path)
     if not seen:
         raise UserError(f"there is no image below {path}")
     return seen

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import struct
 import zlib
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,6 +19,25 @@ from ..record import Lazy
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
 ORIENTATION = 0x0112  # the EXIF tag
 TURNED = (5, 6, 7, 8)  # its values that exchange height and width
+SIDE = 32  # of a thumbnail, pixels
+SIXTEEN = (";16B", ";16L", ";16N")  # what Pillow calls 16 bits a channel in a file (BGR;16 is 16 a pixel)
+
+
+class Verdict(NamedTuple):
+    """What an image file is.
+
+    fault: why it cannot be read to its last byte; "" if it can. size: height and width, as stored.
+    mode: the channels, as Pillow names them. bits: of a channel. orientation: EXIF's, 1 for upright.
+    hash: of its bytes. thumbnail: SIDE SIDE uint8, grey.
+    """
+
+    fault: str
+    size: tuple[int, int] = (0, 0)
+    mode: str = ""
+    bits: int = 0
+    orientation: int = 1
+    hash: str = ""
+    thumbnail: Any = np.zeros((0, 0), np.uint8)
 
 
 def read_image(path: str | Path, upright: bool = False) -> Any:
@@ -45,6 +66,44 @@ def image_fields(path: str | Path, upright: bool = False) -> dict[str, Lazy]:
     }
 
 
+def examine(path: str | Path) -> Verdict:
+    """What an image file is, judged by reading all of it."""
+    from PIL import Image
+
+    data = b""
+    try:
+        data = Path(path).read_bytes()
+        with Image.open(io.BytesIO(data)) as image:
+            return _verdict(image, _hash(data))
+    except _faults() as error:
+        return Verdict(_reason(error), hash=_hash(data))
+
+
+def _verdict(image: Any, hash: str) -> Verdict:
+    mode, bits = image.mode, _bits(image)  # both change when it is read
+    grey = _rgb(image).convert("L").resize((SIDE, SIDE))
+    return Verdict("", (image.height, image.width), mode, bits, _orientation(image), hash, np.asarray(grey))
+
+
+def _bits(image: Any) -> int:
+    if image.mode == "1":
+        return 1
+    wide = image.mode.startswith("I") or any(str(tile[3]).find(end) >= 0 for tile in image.tile for end in SIXTEEN)
+    return 16 if wide else 8  # what has 32 is not read at all
+
+
+def _orientation(image: Any) -> int:
+    try:
+        said = image.getexif().get(ORIENTATION, 1)
+    except _faults():  # EXIF gone wrong says nothing, and the image is none the worse
+        return 1
+    return said if said in range(1, 9) else 1
+
+
+def _hash(data: bytes) -> str:
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
+
+
 def _identity(path: str | Path, upright: bool) -> bytes:
     try:
         return Path(path).read_bytes() + (b"upright" if upright else b"stored")
@@ -58,16 +117,23 @@ def _opened(path: str | Path, use: Callable[[Any], Any]) -> Any:
     try:
         with Image.open(path) as image:
             return use(image)
-    except (
-        OSError,
-        SyntaxError,
-        ValueError,
-        EOFError,
-        struct.error,
-        zlib.error,
-        Image.DecompressionBombError,
-    ) as error:
+    except _faults() as error:
         raise UserError(f"the image {path} cannot be read: {error}") from None
+
+
+def _faults() -> tuple[type[Exception], ...]:
+    """What Pillow raises for a file that is not what it should be."""
+    from PIL import Image
+
+    return OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError
+
+
+def _reason(error: Exception) -> str:
+    from PIL import UnidentifiedImageError
+
+    if isinstance(error, UnidentifiedImageError):  # its own words name an object in memory
+        return "it is no image that Pillow knows"
+    return getattr(error, "strerror", None) or str(error)
 
 
 def _size(image: Any, upright: bool) -> Any:

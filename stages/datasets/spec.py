@@ -1,20 +1,23 @@
-"""A data set named in one word, as the command takes it; and a part of one."""
+"""A data set named in one word, as the command takes it."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from ...errors import UserError
 from ..record import Records
 from .coco import COCO
 from .folder import Folder
+from .labelled import Labelled
 from .shapes import Shapes
+from .subset import Chosen
 from .voc import VOC
 
-FORMS = "voc:DIR:SPLIT[:easy], coco:FILE.json[:IMAGES], folder:DIR or shapes:N[:SEED]"
+FORMS = (
+    "voc:DIR:SPLIT[:easy], coco:FILE.json[:IMAGES], labelled:DIR, folder:DIR or shapes:N[:SEED], "
+    "all but folder also with #CLASS,CLASS behind it"
+)
 
 
 def open_dataset(spec: str) -> Records:
@@ -23,43 +26,32 @@ def open_dataset(spec: str) -> Records:
     voc:DIR:SPLIT        VOC's layout; SPLIT is trainval, trainval+test or, below a VOCdevkit, 07+12_trainval
     voc:DIR:SPLIT:easy   without the objects marked difficult
     coco:FILE.json[:IMAGES]
+    labelled:DIR         images in folders by class
     folder:DIR           images without truth
     shapes:N[:SEED]      N drawn images
+    ...#CLASS,CLASS      behind any but folder: labels 1..K are these classes, in this order; objects of other
+                         classes are as if never annotated, images stay
     UserError if it has none of these forms, or names what is not there.
     """
+    whole = re.fullmatch(r"(?!folder:)(.*)#([^#:/\\]+)", spec, re.DOTALL)  # a # further on in a path is a path's
+    if whole is None:
+        return _whole(spec)
+    return Chosen(_whole(whole[1]), [name.strip() for name in whole[2].split(",")])
+
+
+def _whole(spec: str) -> Records:
     kind, _, rest = spec.partition(":")
     if kind == "voc" and (match := re.fullmatch(r"(.+?):([^:/\\]+?)(:easy)?", rest)):
         return VOC(_path(match[1]), match[2], difficult=match[3] is None)
     if kind == "coco" and (match := re.fullmatch(r"(.+?\.json)(?::(.+))?", rest)):
         return COCO(_path(match[1]), match[2] and _path(match[2]))
+    if kind == "labelled" and rest:
+        return Labelled(_path(rest))
     if kind == "folder" and rest:
         return Folder(_path(rest))
     if kind == "shapes" and (match := re.fullmatch(r"(\d+)(?::(\d+))?", rest)):
         return _shapes(int(match[1]), int(match[2] or 0))
     raise UserError(f"{spec!r} does not name a data set; the forms are {FORMS}")
-
-
-class Subset(Records):
-    """Some of the records of a data set, in canonical order; all other attributes are the data set's own.
-
-    indices: positions in `records`, each once. IndexError for one that is not there.
-    """
-
-    def __init__(self, records: Records, indices: Iterable[int]):
-        self.records = records
-        self.indices = sorted({range(len(records))[i] for i in indices})
-        self.classes = records.classes
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __getitem__(self, index: Any) -> Any:
-        return self.records[self.indices[index]]
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("_") or name == "records":  # asked for before __init__, when unpickled
-            raise AttributeError(name)
-        return getattr(self.records, name)
 
 
 def _path(text: str) -> Path:

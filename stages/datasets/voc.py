@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
 import numpy as np
@@ -16,6 +17,7 @@ from ...errors import UserError
 from ..boxes import area
 from ..record import Record, Records
 from .image_file import image_fields
+from .problem import Kind, Problem, Source, left_out
 
 CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable",
@@ -23,15 +25,23 @@ CLASSES = (
 )  # fmt: skip
 SUFFIXES = (".jpg", ".jpeg", ".png")
 YEARS = re.compile(r"(\d{2}(?:\d{2})?(?:\+\d{2}(?:\d{2})?)*)_(.+)")
+COLUMN = re.compile(r"\s+-?[01]$")  # a list of one class says behind each stem whether it is there
 
 
 @dataclass(frozen=True)
 class Object:
-    """One <object>: its class, its box as written (1-based, inclusive) and whether it is difficult."""
+    """One <object>: its place in the file, its class, its box as written (1-based, inclusive), whether difficult.
 
+    What is not written as it should be is an empty name, and nan in the box.
+    """
+
+    number: int
     name: str
     raw: tuple[float, ...]
     difficult: bool
+
+    def __str__(self) -> str:
+        return f"object {self.number} ({self.name or 'no name'}, counted from 0)"
 
     @property
     def empty(self) -> bool:
@@ -40,33 +50,54 @@ class Object:
         return xmax <= xmin or ymax <= ymin
 
 
+class Annotation(NamedTuple):
+    """One file of objects; size: the (height, width) that it states, None if it does not."""
+
+    objects: list[Object]
+    size: tuple[int, int] | None
+
+
+class Entry(NamedTuple):
+    """One image of the split: its record's id, its files, what its annotation states, the objects that are kept."""
+
+    id: str
+    image: Path
+    annotation: Path
+    size: tuple[int, int] | None
+    objects: list[Object]
+
+
 def half_open(raw: Any) -> Any:
     """Half-open boxes (T 4, float32) of VOC's 1-based, inclusive ones."""
     return np.asarray(raw, np.float32).reshape(-1, 4) - np.array([1, 1, 0, 0], np.float32)  # T 4
 
 
-def read_annotation(path: Path) -> list[Object]:
-    """The objects of an annotation file, in its order. UserError if it is missing or not VOC's XML."""
+def read_annotation(path: Path) -> Annotation:
+    """What an annotation file says. UserError if it is missing or not XML."""
     try:
         root = ElementTree.parse(path).getroot()
     except FileNotFoundError:
         raise UserError(f"there is no annotation {path}") from None
     except (OSError, ElementTree.ParseError) as error:
         raise UserError(f"the annotation {path} cannot be read: {error}") from None
-    return [_object(node, f"{path}: object {i}") for i, node in enumerate(root.iter("object"))]
+    size = _number(root, "size/height"), _number(root, "size/width")
+    stated = (int(size[0]), int(size[1])) if size[0] > 0 and size[1] > 0 else None  # tools write 0 for unknown
+    return Annotation([_object(node, i) for i, node in enumerate(root.iter("object"))], stated)
 
 
-def _object(node: ElementTree.Element, where: str) -> Object:
-    name = (node.findtext("name") or "").strip()
-    if not name:
-        raise UserError(f"{where} has no name")
+def _object(node: ElementTree.Element, number: int) -> Object:
+    raw = tuple(_number(node, f"bndbox/{side}") for side in ("xmin", "ymin", "xmax", "ymax"))
+    difficult = (node.findtext("difficult") or "0").strip() not in ("0", "")
+    return Object(number, (node.findtext("name") or "").strip(), raw, difficult)
+
+
+def _number(node: ElementTree.Element, path: str) -> float:
+    """The finite number there, else nan."""
     try:
-        raw = tuple(float(node.findtext(f"bndbox/{side}", "")) for side in ("xmin", "ymin", "xmax", "ymax"))
+        value = float(node.findtext(path, ""))
     except ValueError:
-        raw = (math.nan,)
-    if not all(map(math.isfinite, raw)):
-        raise UserError(f"{where} ({name}) has no box of four numbers")
-    return Object(name, raw, (node.findtext("difficult") or "0").strip() not in ("0", ""))
+        return math.nan
+    return value if math.isfinite(value) else math.nan
 
 
 class VOC(Records):
@@ -77,14 +108,16 @@ class VOC(Records):
     split: names of lists in ImageSets/Main, joined by "+" ("trainval+test"); below a VOCdevkit years go
         before them ("07+12_trainval"), and ids of several years are written "2007/000001".
     difficult: keep the objects marked difficult; if not, they are left out as if never annotated.
-    strict: refuse a zero-size or inverted box rather than leave its object out.
+    strict: refuse what cannot be used rather than leave it out.
     classes: names of labels 1..K. By default the 20 of VOC if no other name occurs in any annotation of the
         folders, else all names that do, sorted, so that every split of a data set has the same labels.
 
-    left_out: one sentence for each object of the split that was left out for its box, which is judged on
-        the numbers as written.
+    problems: what is wrong with the split as its annotations show it. Objects without a name among the classes or
+        without a box that has a size, judged on the numbers as written, are left out; so are images without a file or
+        an annotation that can be read.
+    left_out: one sentence for each of them.
     Gives image, size, truth_boxes, truth_labels, truth_difficult, truth_crowd and truth_areas (of the boxes).
-    UserError for a missing split, annotation or image, and for a name that is not among the classes.
+    UserError for a missing split, and where no image can be used.
     """
 
     def __init__(
@@ -97,16 +130,14 @@ class VOC(Records):
     ):
         self.root, self.split, self.difficult, self.strict = Path(root), split, difficult, strict
         folders, lists = find_folders(self.root, split)
-        objects = {folder: _annotations(folder) for folder in folders.values()}
-        self.classes = tuple(classes) if classes is not None else _classes(objects.values())
-        self.left_out: list[str] = []
-        self._entries: list[tuple[str, Path, list[Object]]] = []  # id, image, objects
-        for prefix, folder in folders.items():
-            images = _images(folder)
-            for stem in _stems(folder, lists, objects[folder]):
-                kept = self._kept(folder / "Annotations" / f"{stem}.xml", objects[folder])
-                self._entries.append((prefix + stem, _image(folder, stem, images), kept))
-        self._entries.sort(key=lambda entry: entry[0])
+        annotations = {folder: _annotations(folder) for folder in folders.values()}
+        self.classes = tuple(classes) if classes is not None else _classes(annotations.values())
+        self.problems: list[Problem] = []
+        found = [self._entries_of(folder, prefix, lists, annotations[folder]) for prefix, folder in folders.items()]
+        self._entries = sorted((entry for entries in found for entry in entries), key=lambda entry: entry.id)
+        self.left_out = left_out(self.problems)
+        if self.left_out and (strict or not self._entries):
+            raise UserError(self.left_out[0])
         if not self._entries:
             raise UserError(f"the split {split} of {root} lists no image")
 
@@ -114,32 +145,71 @@ class VOC(Records):
         return len(self._entries)
 
     def __getitem__(self, index: Any) -> Any:
-        id, path, objects = self._entries[index]
-        boxes = half_open([o.raw for o in objects])  # T 4
-        labels = np.array([self.classes.index(o.name) + 1 for o in objects], np.int64)  # T
-        return Record(id, {
-            **image_fields(path),
+        entry = self._entries[index]
+        boxes = half_open([o.raw for o in entry.objects])  # T 4
+        labels = np.array([self.classes.index(o.name) + 1 for o in entry.objects], np.int64)  # T
+        return Record(entry.id, {
+            **image_fields(entry.image),
             "truth_boxes": boxes,
             "truth_labels": labels,
-            "truth_difficult": np.array([o.difficult for o in objects], bool),
-            "truth_crowd": np.zeros(len(objects), bool),
+            "truth_difficult": np.array([o.difficult for o in entry.objects], bool),
+            "truth_crowd": np.zeros(len(entry.objects), bool),
             "truth_areas": area(boxes),
         })  # fmt: skip
 
-    def _kept(self, path: Path, annotations: Mapping[str, list[Object]]) -> list[Object]:
-        kept = []
-        for i, o in enumerate(annotations[path.stem]):
-            if o.name not in self.classes:
-                raise UserError(f"{path}: object {i} is a {o.name!r}, which is not among the classes")
-            if not o.empty:
-                kept.append(o)
-                continue
-            box = ", ".join(f"{value:g}" for value in o.raw)
-            said = f"{path}: object {i} ({o.name}, counted from 0) has a box of no size, ({box})"
-            if self.strict:
-                raise UserError(said)
-            self.left_out.append(said)
-        return kept if self.difficult else [o for o in kept if not o.difficult]
+    def source(self, index: int) -> Source:
+        """Where a record comes from."""
+        entry = self._entries[index]
+        return Source(entry.image, entry.annotation, entry.size, tuple(map(str, entry.objects)))
+
+    def _entries_of(
+        self, folder: Path, prefix: str, lists: Sequence[str], annotations: Mapping[str, Annotation | str]
+    ) -> Iterator[Entry]:
+        images = _images(folder)
+        for stem in self._stems(folder, lists, annotations.keys() | images.keys()):
+            file, annotation = folder / "Annotations" / f"{stem}.xml", annotations.get(stem)
+            if annotation is None:
+                self._lost("missing annotation", file, "there is no such file, and a split lists the image")
+            elif isinstance(annotation, str):
+                self._lost("unreadable annotation", file, annotation)
+            elif stem not in images:
+                path = folder / "JPEGImages" / stem
+                self._lost("missing image", path, "there is no such image (.jpg, .jpeg or .png), and a split lists it")
+            else:
+                yield Entry(prefix + stem, images[stem], file, annotation.size, self._kept(file, annotation.objects))
+
+    def _lost(self, kind: Kind, file: Path, what: str) -> None:
+        self.problems.append(Problem(kind, str(file), what, "image"))
+
+    def _kept(self, file: Path, objects: Sequence[Object]) -> list[Object]:
+        if not objects:
+            self.problems.append(Problem("empty annotation", str(file), "it holds no object"))
+        asked = [o for o in objects if self.difficult or not o.difficult]
+        faults = [self._fault(o) for o in asked]
+        for o, fault in zip(asked, faults):
+            if fault is not None:
+                self.problems.append(Problem(fault[0], str(file), f"{o} {fault[1]}", "object", o.name))
+        return [o for o, fault in zip(asked, faults) if fault is None]
+
+    def _fault(self, o: Object) -> tuple[Kind, str] | None:
+        if o.name not in self.classes:
+            return "unknown class", f"is a {o.name!r}, which is not among the classes" if o.name else "has no class"
+        if any(map(math.isnan, o.raw)):
+            return "no box", "has no box of four numbers"
+        if o.empty:
+            return "box without size", f"has a box of no size, ({', '.join(f'{value:g}' for value in o.raw)})"
+        return None
+
+    def _stems(self, folder: Path, lists: Sequence[str], known: Set[str]) -> list[str]:
+        """What the lists name, each once; a name twice in one list is worth knowing."""
+        stems: dict[str, None] = {}
+        for path in (folder / "ImageSets" / "Main" / f"{name}.txt" for name in lists):
+            listed = _listed(path, known)
+            for stem, times in Counter(listed).items():
+                if times > 1:
+                    self.problems.append(Problem("duplicate id", str(path), f"it lists {stem} {times} times"))
+            stems.update(dict.fromkeys(listed))
+        return list(stems)
 
 
 def find_folders(root: Path, split: str) -> tuple[dict[str, Path], list[str]]:
@@ -164,30 +234,31 @@ def find_folders(root: Path, split: str) -> tuple[dict[str, Path], list[str]]:
     return {prefixes[year]: root / f"VOC{year}" for year in years}, match[2].split("+")
 
 
-def _annotations(folder: Path) -> dict[str, list[Object]]:
-    """Stem -> objects, of every annotation in the folder: the classes follow from all of them."""
-    return {path.stem: read_annotation(path) for path in sorted((folder / "Annotations").glob("*.xml"))}
+def _annotations(folder: Path) -> dict[str, Annotation | str]:
+    """Stem -> what its file says, or why it cannot be read; of all in the folder, for the classes follow from all."""
+    return {path.stem: _annotation_or_fault(path) for path in sorted((folder / "Annotations").glob("*.xml"))}
 
 
-def _classes(annotations: Iterable[Mapping[str, list[Object]]]) -> tuple[str, ...]:
-    names = {o.name for of_folder in annotations for objects in of_folder.values() for o in objects}
+def _annotation_or_fault(path: Path) -> Annotation | str:
+    try:
+        return read_annotation(path)
+    except UserError as error:
+        return str(error).removeprefix(f"the annotation {path} ")
+
+
+def _classes(annotations: Iterable[Mapping[str, Annotation | str]]) -> tuple[str, ...]:
+    read = [found for of_folder in annotations for found in of_folder.values() if isinstance(found, Annotation)]
+    names = {o.name for annotation in read for o in annotation.objects if o.name}
     return CLASSES if names <= set(CLASSES) else tuple(sorted(names))
 
 
-def _stems(folder: Path, lists: Sequence[str], annotations: Mapping[str, Any]) -> list[str]:
-    stems: dict[str, None] = {}
-    for name in lists:
-        path = folder / "ImageSets" / "Main" / f"{name}.txt"
-        if not path.is_file():
-            there = ", ".join(sorted(p.stem for p in path.parent.glob("*.txt"))) or "none"
-            raise UserError(f"there is no split {path} (there are: {there})")
-        for line in path.read_text(encoding="utf-8").splitlines():
-            if line.strip():  # a list of one class has a column of -1, 0, 1 after the stem
-                stems[line.strip() if line.strip() in annotations else line.split()[0]] = None
-    for stem in stems:
-        if stem not in annotations:
-            raise UserError(f"there is no annotation {folder / 'Annotations' / stem}.xml, which a split lists")
-    return list(stems)
+def _listed(path: Path, known: Set[str]) -> list[str]:
+    """The stems that a list names, in its order. UserError if there is no such list."""
+    if not path.is_file():
+        there = ", ".join(sorted(p.stem for p in path.parent.glob("*.txt"))) or "none"
+        raise UserError(f"there is no split {path} (there are: {there})")
+    lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    return [line if line in known else COLUMN.sub("", line) for line in lines]
 
 
 def _images(folder: Path) -> dict[str, Path]:
@@ -195,9 +266,3 @@ def _images(folder: Path) -> dict[str, Path]:
     paths = [path for path in (folder / "JPEGImages").glob("*") if path.suffix.lower() in SUFFIXES]
     paths.sort(key=lambda path: (-SUFFIXES.index(path.suffix.lower()), path.name))
     return {path.stem: path for path in paths}
-
-
-def _image(folder: Path, stem: str, images: Mapping[str, Path]) -> Path:
-    if stem not in images:
-        raise UserError(f"there is no image {folder / 'JPEGImages' / stem} (.jpg, .jpeg or .png)")
-    return images[stem]

@@ -150,11 +150,13 @@ def test_a_file_name_may_name_a_folder(tmp_path: Path) -> None:
     assert data[0]["size"].tolist() == [HEIGHT, WIDTH]
 
 
-def test_one_missing_image_is_named(tmp_path: Path) -> None:
+def test_one_missing_image_is_left_out_and_told(tmp_path: Path) -> None:
     file = write(tmp_path, document())
     (tmp_path / "val2017" / "b.jpg").unlink()
-    with pytest.raises(UserError, match=r"1 of the 2 images .*b\.jpg"):
-        COCO(file)
+    data = COCO(file)
+    assert ([record.id for record in data], data.image_ids) == (["a.jpg"], {"a.jpg": 9})
+    (problem,) = (problem for problem in data.problems if problem.loses == "image")
+    assert (problem.kind, problem.file) == ("missing image", str(tmp_path / "val2017" / "b.jpg"))
 
 
 def test_an_image_of_another_size_has_no_masks_that_fit(tmp_path: Path) -> None:
@@ -175,13 +177,12 @@ CHANGES: dict[str, Callable[[dict[str, Any]], Any]] = {
     "'categories'": lambda d: d.pop("categories"),
     "'annotations'": lambda d: d.pop("annotations"),
     "'height'": lambda d: d["images"][0].pop("height"),
-    "'bbox'": lambda d: d["annotations"][0].pop("bbox"),
+    "'bbox'": lambda d: [annotation.pop("bbox") for annotation in d["annotations"]],
+    "'category_id'": lambda d: d["annotations"][0].pop("category_id"),
+    "two categories": lambda d: d["categories"][0].update(id=3),
     "no image": lambda d: d["images"].clear() or d["annotations"].clear(),
-    "one id": lambda d: d["images"][0].update(id=9) or d["annotations"].clear(),
-    "file_name": lambda d: d["images"][0].update(file_name="a.jpg"),
-    "category 8": lambda d: d["annotations"][0].update(category_id=8),
-    "image 8": lambda d: d["annotations"][0].update(image_id=8),
-    "annotation 101 has no box": lambda d: d["annotations"][1].update(bbox=[1, 2, 3]),
+    "the id of image 9": lambda d: d["images"][0].update(id=9) or d["annotations"].clear(),
+    "the file_name of image": lambda d: d["images"][0].update(file_name="a.jpg"),
 }
 
 
@@ -191,6 +192,53 @@ def test_a_broken_file_is_named(tmp_path: Path, said: str) -> None:
     CHANGES[said](content)
     with pytest.raises(UserError, match=rf"instances_val2017\.json.*{said}"):
         COCO(write(tmp_path, content))
+
+
+FAULTS: dict[str, tuple[str, Callable[[dict[str, Any]], Any]]] = {
+    "annotation 100 is of category 8": ("unknown class", lambda d: d["annotations"][0].update(category_id=8)),
+    "annotation 100 is of image 8": ("unknown image", lambda d: d["annotations"][0].update(image_id=8)),
+    "annotation 100 of image 7 has no box": ("no box", lambda d: d["annotations"][0].pop("bbox")),
+    "annotation 101 of image 7 has no box": ("no box", lambda d: d["annotations"][1].update(bbox=[1, 2, 3])),
+    "annotation 102 of image 7 has no box": ("no box", lambda d: d["annotations"][2].update(bbox=[1, 2, 3, 1e999])),
+    "annotation 101 of image 7 has a box of no size": (
+        "box without size",
+        lambda d: d["annotations"][1].update(bbox=[5, 5, -3, 4]),
+    ),
+}
+
+
+@pytest.mark.parametrize("said", FAULTS)
+def test_an_object_that_cannot_be_used_is_left_out_and_told(tmp_path: Path, said: str) -> None:
+    content = document()
+    kind, change = FAULTS[said]
+    change(content)
+    data = COCO(write(tmp_path, content))
+    assert len(data[1]["truth_labels"]) == len(data.source(1).objects) == 2
+    assert len(data.left_out) == 2  # annotation 103 always is
+    (problem,) = (problem for problem in data.problems if problem.what.startswith(said))
+    assert (problem.kind, problem.loses) == (kind, "object")
+
+
+def test_what_is_in_the_file_twice(tmp_path: Path) -> None:
+    content = document()
+    content["images"] += [content["images"][0], {"id": 1, "file_name": "c.jpg", "height": 1, "width": 1}]
+    content["images"] += [{"id": 2, "file_name": "c.jpg", "height": 1, "width": 1}]
+    content["annotations"][1]["id"] = 100
+    data = COCO(write(tmp_path, content))
+    assert [record.id for record in data] == ["a.jpg", "b.jpg"]
+    assert len(data[1]["truth_labels"]) == 3  # an annotation is one whatever its id is
+    told = [(problem.what, problem.loses) for problem in data.problems if problem.kind == "duplicate id"]
+    assert told == [
+        ("image 7 (b.jpg) is listed 2 times", ""),
+        ("the file_name of image 1 (c.jpg) is another image's too", "image"),
+        ("the file_name of image 2 (c.jpg) is another image's too", "image"),
+        ("2 annotations have the id 100", ""),
+    ]
+
+
+def test_an_image_without_annotations_is_worth_knowing(tmp_path: Path) -> None:
+    (problem,) = (p for p in COCO(write(tmp_path, document())).problems if p.kind == "empty annotation")
+    assert (problem.what, problem.loses) == ("image 9 (a.jpg) has no annotation", "")
 
 
 @pytest.mark.parametrize("content", ["{", "[]"])

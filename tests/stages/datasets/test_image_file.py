@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from rcnn.errors import UserError
-from rcnn.stages.datasets.image_file import image_fields, image_size, read_image
+from rcnn.stages.datasets.image_file import SIDE, examine, image_fields, image_size, read_image
 
 RGB = np.random.default_rng(0).integers(0, 256, (6, 9, 3), np.uint8)
 
@@ -105,3 +105,45 @@ def test_fields_follow_from_the_bytes_and_from_upright(tmp_path: Path) -> None:
     before = fields["image"].identity()
     saved(path, RGB[::-1])
     assert image_fields(path)["image"].identity() != before
+
+
+def test_a_verdict_on_a_sound_image(tmp_path: Path) -> None:
+    verdict = examine(saved(tmp_path / "a.png", RGB))
+    assert (verdict.fault, verdict.size, verdict.mode, verdict.bits, verdict.orientation) == ("", (6, 9), "RGB", 8, 1)
+    assert verdict.thumbnail.shape == (SIDE, SIDE)
+    assert verdict.hash == examine(saved(tmp_path / "b.png", RGB)).hash
+    assert verdict.hash != examine(saved(tmp_path / "c.png", RGB[::-1])).hash
+
+
+def test_a_verdict_sees_what_the_file_was(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 8
+    turned = examine(saved(tmp_path / "a.jpg", RGB, exif=exif))
+    assert (turned.orientation, turned.size) == (8, (6, 9))
+    wide = RGB[..., 0].astype(np.uint16) * 256
+    assert [examine(saved(tmp_path / f"b.{end}", wide)).bits for end in ("png", "tif")] == [16, 16]
+    assert examine(saved(tmp_path / "c.jpg", RGB, "CMYK")).mode == "CMYK"
+    assert examine(saved(tmp_path / "d.png", RGB, "L")).mode == "L"
+    assert examine(saved(tmp_path / "e.png", RGB, "1")).bits == 1
+    colour = cv2_png(np.full((6, 9, 3), 999, np.uint16), tmp_path / "f.png")  # Pillow writes no such file
+    assert (examine(colour).bits, examine(colour).mode) == (16, "RGB")
+
+
+def cv2_png(image: Any, path: Path) -> Path:
+    import cv2
+
+    assert cv2.imwrite(str(path), image)
+    return path
+
+
+def test_a_verdict_on_what_cannot_be_read(tmp_path: Path) -> None:
+    whole = saved(tmp_path / "a.jpg", np.random.default_rng(0).integers(0, 256, (99, 99, 3), np.uint8))
+    (tmp_path / "b.jpg").write_bytes(whole.read_bytes()[:2000])
+    assert "truncated" in examine(tmp_path / "b.jpg").fault
+    (tmp_path / "c.jpg").write_text("no image")
+    assert examine(tmp_path / "c.jpg").fault == "it is no image that Pillow knows"
+    assert examine(tmp_path / "none.jpg").fault == "No such file or directory"
+    assert "32 bits" in examine(saved(tmp_path / "d.tif", RGB[..., 0].astype(np.float32))).fault
+    for file in ("b.jpg", "c.jpg", "none.jpg", "d.tif"):  # and read_image says the same of them
+        with pytest.raises(UserError):
+            read_image(tmp_path / file)

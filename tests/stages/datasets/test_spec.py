@@ -11,7 +11,8 @@ from rcnn.errors import UserError
 from rcnn.stages.datasets.coco import COCO
 from rcnn.stages.datasets.folder import Folder
 from rcnn.stages.datasets.shapes import Shapes
-from rcnn.stages.datasets.spec import Subset, open_dataset
+from rcnn.stages.datasets.spec import open_dataset
+from rcnn.stages.datasets.subset import Subset
 from rcnn.stages.datasets.voc import VOC
 
 

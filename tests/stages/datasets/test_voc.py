@@ -118,7 +118,10 @@ def test_given_classes_are_the_labels(root: Path) -> None:
     data = VOC(root, "trainval", classes=["person", "cat", "dog"])
     assert data[1]["truth_labels"].tolist() == [3, 1]
     with pytest.raises(UserError, match=r"c\.xml.*'train'"):
-        VOC(root, "test", classes=["person", "cat", "dog"])
+        VOC(root, "test", classes=["person", "cat", "dog"], strict=True)
+    data = VOC(root, "test", classes=["person", "cat", "dog"])
+    assert [problem.kind for problem in data.problems] == ["unknown class", "box without size"]
+    assert len(data.left_out) == 2
 
 
 def test_a_union_of_splits_holds_each_image_once(root: Path) -> None:
@@ -183,27 +186,69 @@ def test_a_folder_that_is_not_voc(tmp_path: Path) -> None:
         VOC(tmp_path)
 
 
-@pytest.mark.parametrize("gone", ["Annotations/b.xml", "JPEGImages/b.jpg"])
-def test_a_missing_file_is_named(root: Path, gone: str) -> None:
+@pytest.mark.parametrize(
+    ("gone", "kind"), [("Annotations/b.xml", "missing annotation"), ("JPEGImages/b.jpg", "missing image")]
+)
+def test_an_image_without_a_file_is_left_out_and_told(root: Path, gone: str, kind: str) -> None:
     (root / gone).unlink()
+    data = VOC(root, "trainval")
+    assert [record.id for record in data] == ["a"]
+    (problem,) = (problem for problem in data.problems if problem.loses == "image")
+    assert (problem.kind, gone.split(".", maxsplit=1)[0] in problem.file) == (kind, True)
     with pytest.raises(UserError, match=gone.split(".", maxsplit=1)[0]):
-        VOC(root, "trainval")
+        VOC(root, "trainval", strict=True)
+
+
+def test_a_split_of_which_nothing_remains_is_refused(root: Path) -> None:
+    (root / "JPEGImages" / "c.jpg").unlink()
+    with pytest.raises(UserError, match="no such image"):
+        VOC(root, "test")
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "kind", "said"),
     [
-        ("<annotation><object>", "cannot be read"),
-        (annotation([("dog", (1, "x", 3, 4), 0)]), "dog"),
-        (annotation([("dog", (1, "nan", 3, 4), 0)]), "dog"),
-        (annotation([("", (1, 2, 3, 4), 0)]), "no name"),
-        ("<annotation><object><name>dog</name></object></annotation>", "object 0"),
+        ("<annotation><object>", "unreadable annotation", "cannot be read"),
+        (annotation([("dog", (1, "x", 3, 4), 0)]), "no box", "dog"),
+        (annotation([("dog", (1, "nan", 3, 4), 0)]), "no box", "dog"),
+        (annotation([("", (1, 2, 3, 4), 0)]), "unknown class", "no name"),
+        ("<annotation><object><name>dog</name></object></annotation>", "no box", "object 0"),
     ],
 )
-def test_a_broken_annotation_is_named(root: Path, text: str, said: str) -> None:
+def test_what_is_broken_in_an_annotation_is_left_out_and_told(root: Path, text: str, kind: str, said: str) -> None:
     (root / "Annotations" / "b.xml").write_text(text)
+    data = VOC(root, "trainval")
+    (problem,) = (problem for problem in data.problems if problem.loses)
+    assert (problem.kind, problem.file) == (kind, str(root / "Annotations" / "b.xml"))
+    assert said in problem.what
+    assert len(data) == (1 if kind == "unreadable annotation" else 2)
+    assert all(len(record["truth_labels"]) == 0 for record in data)
     with pytest.raises(UserError, match=rf"b\.xml.*{said}"):
-        VOC(root, "trainval")
+        VOC(root, "trainval", strict=True)
+
+
+def test_what_is_worth_knowing_of_a_split(root: Path) -> None:
+    (root / "ImageSets" / "Main" / "trainval.txt").write_text("a\nb\na\n")
+    data = VOC(root, "trainval")
+    told = [(problem.kind, problem.loses) for problem in data.problems]
+    assert told == [("duplicate id", ""), ("empty annotation", ""), ("box without size", "object")]
+    assert len(data) == 2
+
+
+def test_a_difficult_object_that_is_not_asked_for_is_no_problem(root: Path) -> None:
+    (root / "Annotations" / "b.xml").write_text(annotation([("dog", (5, 5, 5, 9), 1)]))
+    assert VOC(root, "trainval", difficult=False).left_out == []
+    assert len(VOC(root, "trainval").left_out) == 1
+
+
+def test_a_record_says_where_it_comes_from(root: Path) -> None:
+    source = VOC(root, "trainval").source(1)
+    assert source.image == root / "JPEGImages" / "b.jpg"
+    assert source.objects == ("object 0 (dog, counted from 0)", "object 2 (person, counted from 0)")
+    assert source.size is None
+    text = annotation([]).replace("</owner>", "</owner><size><width>40</width><height>30</height></size>")
+    (root / "Annotations" / "b.xml").write_text(text)
+    assert VOC(root, "trainval").source(1).size == (30, 40)
 
 
 @pytest.mark.realdata
