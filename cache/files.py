@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -73,7 +74,7 @@ def write(path: Path, arrays: Mapping[str, np.ndarray], header: Mapping[str, Any
     contiguous = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     digests = {name: digest_value(array) for name, array in contiguous.items()}
     text = json.dumps({"header": header, "digests": digests})
-    with _renamed(path) as temporary:
+    with renamed(path) as temporary:
         # not save_file, which makes files that nobody but their owner may read
         temporary.write_bytes(save(contiguous, {"rcnn": text, "xxh3": digest(text)}))
         return open_header(temporary)  # before others can replace it
@@ -105,21 +106,41 @@ def check(path: Path, arrays: Mapping[str, np.ndarray], digests: Mapping[str, st
 
 def read(path: Path) -> dict[str, np.ndarray]:
     """All arrays of a file, checked. FileNotFoundError if there is no file; Unreadable if it is damaged."""
-    opened = open_header(path)
-    arrays = read_arrays(path, opened.slots)
+    with open(path, "rb") as file:
+        opened = _header(file, path)
+        arrays = {name: _read(file, slot, path) for name, slot in opened.slots.items()}
     check(path, arrays, opened.digests)
     return arrays
 
 
+def examine(path: Path) -> Opened:
+    """What a file says of itself, once every array was held against its hash; one array is in memory at a time.
+
+    FileNotFoundError if there is no file; Unreadable if it is damaged.
+    """
+    with open(path, "rb") as file:  # once: another file may take its place meanwhile
+        opened = _header(file, path)
+        for name, slot in opened.slots.items():
+            check(path, {name: _read(file, slot, path)}, opened.digests)
+    return opened
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a small text file whole or not at all. UserError if it cannot be written."""
-    with _renamed(path) as temporary:
+    with renamed(path) as temporary:
         temporary.write_text(text)
 
 
 def write_json(path: Path, value: Any) -> None:
     """Write a small JSON file whole or not at all. UserError if it cannot be written."""
     write_text(path, json.dumps(value, indent=1) + "\n")
+
+
+def sweep(path: Path, age: float = 86400) -> None:
+    """Remove what killed processes left half-written below a folder, once it is `age` seconds old (a day)."""
+    for file, stat in walk(path):
+        if file.name.startswith(".") and file.suffix == ".tmp" and time.time() - stat.st_mtime > age:
+            file.unlink(missing_ok=True)
 
 
 def make_folder(path: Path) -> None:
@@ -134,13 +155,16 @@ def copy(source: Path, path: Path) -> None:
     """Copy a file whole or not at all. UserError if it cannot be read or written."""
     if path.exists() and path.samefile(source):
         return
-    with _renamed(path) as temporary:
+    with renamed(path) as temporary:
         shutil.copyfile(source, temporary)
 
 
 @contextmanager
-def _renamed(path: Path) -> Iterator[Path]:
-    """A unique temporary file that takes the place of `path` when all went well, and goes when not."""
+def renamed(path: Path) -> Iterator[Path]:
+    """A unique temporary file that takes the place of `path` when all went well, and goes when not.
+
+    UserError if it cannot be written.
+    """
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -153,13 +177,25 @@ def _renamed(path: Path) -> Iterator[Path]:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error
 
 
+def walk(path: Path) -> Iterator[tuple[Path, os.stat_result]]:
+    """Every file below a folder, by name; files and folders may come and go meanwhile."""
+    for folder, folders, names in os.walk(path):  # not rglob, which fails at a folder that vanishes
+        folders.sort()
+        for name in sorted(names):
+            with suppress(FileNotFoundError):
+                yield Path(folder, name), os.stat(os.path.join(folder, name))
+
+
+def size(path: Path) -> int:
+    """Bytes of a file; 0 if it is gone."""
+    with suppress(FileNotFoundError):
+        return path.stat().st_size
+    return 0
+
+
 def folder_size(path: Path) -> int:
     """Bytes of all files below a folder; others may come and go meanwhile."""
-    total = 0
-    for file in path.rglob("*"):
-        with suppress(FileNotFoundError):
-            total += file.stat().st_size if file.is_file() else 0
-    return total
+    return sum(stat.st_size for _file, stat in walk(path))
 
 
 def _header(file: BinaryIO, path: Path) -> Opened:
@@ -173,8 +209,9 @@ def _header(file: BinaryIO, path: Path) -> Opened:
         if digest(said["rcnn"]) != said["xxh3"]:
             raise ValueError("the bits of its header are not those that were written")
         slots = {name: _slot(entry, 8 + length) for name, entry in raw.items()}
-        if max((slot.offset + slot.nbytes for slot in slots.values()), default=0) > size:
-            raise ValueError("it is cut short")
+        end = max((slot.offset + slot.nbytes for slot in slots.values()), default=8 + length)
+        if end != size:
+            raise ValueError("it is cut short" if end > size else "it goes on after its end")
         said = json.loads(said["rcnn"])
         if said["digests"].keys() != slots.keys():
             raise ValueError("its header is of other arrays")
@@ -186,7 +223,8 @@ def _header(file: BinaryIO, path: Path) -> Opened:
 def _slot(entry: Mapping[str, Any], base: int) -> Slot:
     start, end = entry["data_offsets"]
     slot = Slot(np.dtype(_DTYPES[entry["dtype"]]), tuple(entry["shape"]), base + start)
-    if slot.nbytes != end - start:
+    whole = all(type(n) is int and n >= 0 for n in (*slot.shape, start, end))  # one bit makes 0.4 of 0,4
+    if not whole or slot.nbytes != end - start:
         raise ValueError("its header contradicts itself")
     return slot
 

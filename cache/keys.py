@@ -50,6 +50,11 @@ def digest_file(path: str | Path) -> str:
     return h.hexdigest()
 
 
+def inputs_key(digests: Mapping[str, str]) -> str:
+    """Of what something is made from: a hash for each field, whatever their order."""
+    return digest(*(part for name in sorted(digests) for part in (name, digests[name])))
+
+
 def _plain(value: Any) -> Any:
     """The value in JSON's terms, so that equal values have one form: 1.0 is 1, a tuple a list."""
     if isinstance(value, Mapping):

@@ -2,6 +2,8 @@
 
     <root>/<step>-<12 hex>/about.json           what it was made with
                           /state.safetensors    what was learned, if anything is
+                          /inputs.json          from what: a hash of every field of every image
+                          /used                 when a run last opened the shelf
                           /checkpoint.safetensors  while it is being learned
                           /ab/<hash of id>.safetensors  one image's entry
                           /packs/<name>.safetensors     many small entries in one file
@@ -82,8 +84,8 @@ class Store:
         """All shelves, oldest first."""
         if not self.root.is_dir():
             return []
-        found = [path.parent for path in self.root.glob("*/about.json")]
-        return [Shelf(path, verify=self.verify) for path in sorted(found, key=lambda p: p.stat().st_ctime)]
+        found = sorted(_stats(self.root.glob("*/about.json")), key=lambda pair: pair[1].st_ctime)
+        return [Shelf(path.parent, verify=self.verify) for path, _stat in found]
 
 
 class Shelf:
@@ -94,6 +96,7 @@ class Shelf:
         self.verify = verify
         self._checked: set[tuple[Path, str]] = set()
         self._packs: dict[Path, dict[str, Entry]] = {}
+        self._damaged: list[Path] = []
         self._order: list[Path] = []  # of packs, the newest first
 
     def __repr__(self) -> str:
@@ -120,7 +123,8 @@ class Shelf:
         names = tuple(names)
         try:
             arrays = files.read_arrays(entry.path, {name: entry.slots[name] for name in names}, entry.opened)
-        except FileNotFoundError as error:  # packed, by this process or another
+        except FileNotFoundError as error:  # packed, by this process or another; or removed
+            self._forget(entry.path)
             again = self.find(entry.id, entry.inputs)
             if again is None or again.digests != entry.digests or again.path == entry.path:
                 raise files.Replaced(f"{entry.path} was removed") from error
@@ -167,18 +171,25 @@ class Shelf:
     def pack(self) -> int:
         """Put loose small entries into packs, for there may be thousands; returns how many.
 
-        One process at a time; a second one leaves it to the first.
+        One process at a time; a second one leaves it to the first. Entries that cannot be packed are as good as they
+        were: a full disk is told in a warning, and a cache that may only be read is not packed.
         """
         from filelock import FileLock, Timeout
 
-        small = [(path, stat) for path, stat in _stats(self._loose()) if stat.st_size < SMALL]
-        if len(small) < FEW:
+        if not os.access(self.path, os.W_OK):
             return 0
         try:
+            files.sweep(self.path)
+            self._drop_damaged()
+            small = [(path, stat) for path, stat in _stats(self._loose()) if stat.st_size < SMALL]
+            if len(small) < FEW:
+                return 0
             with FileLock(self.path / "pack.lock", timeout=0):
-                self._sweep()
                 return sum(self._pack(small[i : i + MANY]) for i in range(0, len(small), MANY))
         except Timeout:
+            return 0
+        except (OSError, UserError) as error:
+            log.warning("%s is not packed: %s", self.path, error)
             return 0
 
     def _pack(self, small: list[tuple[Path, os.stat_result]]) -> int:
@@ -208,10 +219,15 @@ class Shelf:
                 path.unlink(missing_ok=True)
         return len(heads)
 
-    def _sweep(self) -> None:
-        """Remove what killed processes left half-written, once it is a day old."""
-        for path, stat in _stats(self.path.rglob(".*.tmp")):
-            if time.time() - stat.st_mtime > 86400:
+    def _drop_damaged(self) -> None:
+        """Remove the packs that were found damaged: a run has made again what it needed of them."""
+        while self._damaged:
+            path = self._damaged.pop()
+            try:
+                files.open_header(path)
+            except FileNotFoundError:
+                continue
+            except files.Unreadable:  # and not of a later version
                 path.unlink(missing_ok=True)
 
     def _loose(self) -> Iterable[Path]:
@@ -220,6 +236,11 @@ class Shelf:
     def _place(self, id: str) -> Path:
         name = digest(id)
         return self.path / name[:2] / f"{name}.safetensors"
+
+    def _forget(self, pack: Path) -> None:
+        """A pack that is gone holds nothing."""
+        if self._packs.pop(pack, None) is not None:
+            self._order.remove(pack)
 
     def _packed(self, id: str, inputs: str | None) -> Entry | None:
         found = self._in_packs(id)
@@ -245,6 +266,7 @@ class Shelf:
             except files.Unreadable as error:
                 log.warning("%s; what it held is made again", error)
                 self._packs[path] = {}
+                self._damaged.append(path)
         self._order = sorted(self._packs, reverse=True)
         return bool(new)
 
@@ -273,26 +295,37 @@ class Shelf:
         """What the shelf was made with; empty if it is new. UserError if about.json is damaged."""
         path = self.path / "about.json"
         try:
-            return json.loads(path.read_text())
+            return dict(json.loads(path.read_bytes()))
         except FileNotFoundError:
             return {}
-        except ValueError as error:
-            raise UserError(f"{path} is damaged ({error}); remove its folder to make it again") from error
+        except (ValueError, TypeError) as error:
+            raise UserError(f"{path} is damaged: {error}; the next run that uses its shelf writes it anew") from error
+
+    def described(self) -> bool:
+        """Whether about.json is there and whole. A damaged one is named in a warning."""
+        try:
+            return bool(self.about())
+        except UserError as error:
+            log.warning("%s", error)
+            return False
 
     def describe(self, about: Mapping[str, Any], environment: Mapping[str, Any]) -> None:
         """Write about.json, or add an environment (software, device, threads) that also filled the shelf."""
         from filelock import FileLock
 
-        if environment in self.about().get("filled_by", []):
+        if environment in self._filled_by():
             return
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             with FileLock(self.path / "about.lock"):
-                filled = self.about().get("filled_by", [])
+                filled = self._filled_by()
                 if environment not in filled:
                     files.write_json(self.path / "about.json", {**about, "filled_by": [*filled, environment]})
         except OSError as error:
             raise UserError(f"cannot write the cache at {self.path}: {error.strerror or error}") from error
+
+    def _filled_by(self) -> list[Any]:
+        return self.about().get("filled_by", []) if self.described() else []
 
     def size(self) -> int:
         """Bytes on disk."""

@@ -20,14 +20,19 @@ from typing import Any
 
 import numpy as np
 
-from ..cache.keys import digest, digest_file, digest_value
+from ..cache import inputs as cache_inputs
+from ..cache import use
+from ..cache.inputs import Inputs
+from ..cache.keys import digest_file, digest_value
 from ..cache.store import Shelf, Store
 from ..errors import UserError
 from ..stages.record import Record, Records
 from ..stages.stage import NamedFile, NoCheckpoint, Ref, Stage, State
+from . import rates
 from .pipeline import Again, Pipeline, Step
 from .progress import Bars
-from .wrap import Cached, Clock, Derived, Timed, host, inputs_digest
+from .rates import Cost
+from .wrap import Cached, Clock, Derived, Timed, field_digests, host
 
 DEFAULT = "default"
 CHUNK = 16  # images that are in memory at once, at least
@@ -40,6 +45,7 @@ class Run:
     device: for stages made of torch ("auto", "cpu", "cuda", "cuda:1"); None leaves what they say.
     jobs: worker processes for stages whose images cost a core much; default: all cores.
     progress: draw progress bars on stderr; default: where stderr is a terminal.
+    checkpoint_every: seconds of a fit, 20, that a killed run has to do again at most, where the fit saves its progress.
     """
 
     def __init__(
@@ -50,13 +56,16 @@ class Run:
         device: str | None = None,
         jobs: int | None = None,
         progress: bool | None = None,
+        checkpoint_every: float = 20.0,
     ):
         self.pipeline = pipeline
         self.store = None if cache is None else Store(None if cache == DEFAULT else cache)
         self.device = device
         self.jobs = jobs or cores()
+        self.checkpoint_every = checkpoint_every
         self.bars = Bars(sys.stderr.isatty() if progress is None else progress)
         self.clock = Clock()
+        self._lease: Any = None  # held as long as this Run lives
         self._revision = pipeline.revision
         self._method_keys: dict[str, str] = {}
         self._wrapped: dict[str, Cached | Derived] = {}
@@ -119,8 +128,9 @@ class Run:
                 yield from self._chunk(steps, [data[i] for i in order[begin : begin + size]], only)
         if self.store:
             for name in steps:
-                if self.pipeline.step(name).keep:
-                    self.shelf(name).pack()
+                if isinstance(step := self.wrapped(name), Cached):
+                    step.shelf.pack()  # this one knows which packs it found damaged
+                    rates.note(self.shelf(name), "call", Cost(self.clock[name].computed, self.clock[name].seconds))
 
     def one(self, image: Any, fields: Iterable[str] | None = None) -> Record:
         """One image (path, H W 3 uint8 RGB array or Record) with these fields (default: the outputs)."""
@@ -183,6 +193,7 @@ class Run:
             if self.store is None or not self.pipeline.step(name).keep:
                 self._wrapped[name] = Derived(timed, partial(self.key, name))
             else:
+                self._use(self.shelf(name), partial(self._describe, name))
                 self._wrapped[name] = Cached(timed, self.shelf(name), partial(self._describe, name))
         return self._wrapped[name]
 
@@ -205,6 +216,20 @@ class Run:
 
     # -- learning --------------------------------------------------------------------------------------
 
+    def remembered(self, name: str, data: Records) -> bool:
+        """Whether the cache holds what a step learns from this data; if so it is loaded. Nothing is computed.
+
+        All that the fit reads must be in the cache.
+        """
+        records = FitRecords(self, name, self.pipeline.step(name).data or data)
+        self._bind(name)
+        key = cache_inputs.state_key(self.method_key(name), records.classes, self._inputs(name, records))
+        state = self.store.shelf(name, key).load_state() if self.store else None
+        if state is not None:
+            self.pipeline.stage(name).load_state(state)
+            self.pipeline.keys[name] = key
+        return state is not None
+
     def _learn(self, name: str, data: Records, only: str | None = None) -> None:
         step = self.pipeline.step(name)
         if name in self.pipeline.keys:
@@ -215,16 +240,21 @@ class Run:
         records = FitRecords(self, name, step.data or data)
         records.prepare(only)
         self._bind(name)
-        key = self._state_key(name, records)
+        inputs = self._inputs(name, records)
+        key = cache_inputs.state_key(self.method_key(name), records.classes, inputs)
         shelf = self.store.shelf(name, key) if self.store else None
+        if shelf:
+            self._use(shelf, partial(self._describe, name, key, records.classes))
         state = shelf.load_state() if shelf else None
         if state is None:
-            self._fit(step, stage, records, shelf, key)
+            self._fit(step, stage, records, shelf, key, inputs)
         else:
             stage.load_state(state)
         self.pipeline.keys[name] = key
 
-    def _fit(self, step: Step, stage: Stage, records: FitRecords, shelf: Shelf | None, key: str) -> None:
+    def _fit(
+        self, step: Step, stage: Stage, records: FitRecords, shelf: Shelf | None, key: str, inputs: Inputs
+    ) -> None:
         text = f"fit {step.name}"
         self.bars.start(text, len(records))
         start = time.perf_counter()
@@ -232,9 +262,14 @@ class Run:
             stage.fit(records, NoCheckpoint())
         else:
             self._describe(step.name, key, records.classes)
-            stage.fit(records, ShelfCheckpoint(shelf, partial(self.bars.update, text)))
+            cache_inputs.write(shelf.path, inputs)
+            resumed = (shelf.path / "checkpoint.safetensors").exists()
+            stage.fit(records, ShelfCheckpoint(shelf, partial(self.bars.update, text), self.checkpoint_every))
             shelf.save_state(on_host(stage.state()))
+            self._describe(step.name, key, records.classes)  # again, if the shelf was taken away meanwhile
             shelf.drop_state("checkpoint")
+            if not resumed:  # else these are not all its seconds
+                rates.note(shelf, "fit", Cost(len(records), time.perf_counter() - start))
         self.clock[step.name].fit_seconds += time.perf_counter() - start
 
     # -- keys ------------------------------------------------------------------------------------------
@@ -283,11 +318,10 @@ class Run:
             raise UserError(f"{name} of {type(stage).__name__}: there is no file {value}")
         return value
 
-    def _state_key(self, name: str, records: FitRecords) -> str:
-        parts = [self.method_key(name), *records.classes]
-        for record in records:
-            parts += [record.id, inputs_digest(record, record)]
-        return digest(*parts)
+    def _inputs(self, name: str, records: FitRecords) -> Inputs:
+        authors = {} if self.pipeline.step(name).apart else self.pipeline.authors()
+        made_by = {field: self.key(authors[field]) for field in records.fields if field in authors}
+        return Inputs({record.id: field_digests(record, record) for record in records}, made_by)
 
     # -- about.json ------------------------------------------------------------------------------------
 
@@ -301,9 +335,33 @@ class Run:
             "method_key": self.method_key(name),
             **self._method(name),
             "classes": list(classes),
+            "unkept": self._unkept(name),
             "made": time.strftime("%Y-%m-%d %H:%M:%S"),
         }
-        self.store.shelf(name, key).describe(about, environment(self.device or "auto"))
+        shelf = self.store.shelf(name, key)
+        shelf.describe(about, environment(self.device or "auto"))
+        use.stamp(shelf.path)
+
+    def _unkept(self, name: str) -> dict[str, Any]:
+        """By key, the methods on the way to this step that have no shelf to tell of them."""
+        stage, authors = self.pipeline.stage(name), self.pipeline.authors()
+        fields = () if self.pipeline.step(name).apart else (*stage.needs, *stage.learns)
+        found: dict[str, Any] = {}
+        for author in sorted({authors[field] for field in fields if field in authors}):
+            if not self.pipeline.step(author).keep and not self.pipeline.stage(author).learned:
+                found[self.key(author)] = {"step": author, **self._method(author)}
+                found.update(self._unkept(author))
+        return found
+
+    def _use(self, shelf: Shelf, describe: Callable[[], None]) -> None:
+        """Note that this Run uses a shelf, so that `rcnn cache prune` spares it; write its about.json if it is lost or
+        damaged, where it may be written.
+        """
+        assert self.store is not None
+        self._lease = self._lease or use.lease(self.store.root)
+        use.stamp(shelf.path)
+        if os.access(shelf.path, os.W_OK) and not shelf.described():
+            describe()
 
 
 class FitRecords(Records):
@@ -341,9 +399,12 @@ class FitRecords(Records):
 
 
 class ShelfCheckpoint:
-    """Saves a fit's progress beside its state to be, at most every `every` seconds."""
+    """Saves a fit's progress beside its state to be, at most every `every` seconds.
 
-    def __init__(self, shelf: Shelf, update: Callable[[int, int, str], None], every: float = 20.0):
+    A full disk ends the fit with a UserError, in place of hours that could be lost; what was saved before stays.
+    """
+
+    def __init__(self, shelf: Shelf, update: Callable[[int, int, str], None], every: float):
         self.shelf = shelf
         self.update = update
         self.every = every

@@ -6,17 +6,20 @@ declares, and give back its fields.
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
+from multiprocessing import resource_tracker
 from typing import Any
 
 import numpy as np
 
 from ..cache.files import Replaced, Unreadable
-from ..cache.keys import digest, digest_value
+from ..cache.keys import digest, digest_value, inputs_key
 from ..cache.store import Entry, Shelf, log
 from ..stages.record import Lazy, Record
 from ..stages.stage import Stage
@@ -96,7 +99,8 @@ class Timed:
             from joblib import Parallel, delayed
 
             pool = Parallel(n_jobs=self.jobs, return_as="generator")
-            done = pool(delayed(measured)(self.stage, part) for part in parts)
+            with _deaf():
+                done = pool(delayed(measured)(self.stage, part) for part in parts)
         return chain.from_iterable(done)
 
     def _check(self, record: Record, fields: Fields) -> None:
@@ -104,6 +108,20 @@ class Timed:
             declared, given = sorted(self.stage.gives), sorted(fields)
             raise ValueError(f"image {record.id!r}: {self.reader} declares {declared} and gives {given}")
         record.add(fields, self.reader)
+
+
+@contextmanager
+def _deaf() -> Iterator[None]:
+    """Processes that begin in here do not hear Ctrl-C, which a terminal sends to them too: this one ends them."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    resource_tracker.ensure_running()  # which hears signals again when it is begun (Python's issue 33613)
+    heard = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, heard)
 
 
 def measured(stage: Stage, views: list[Record]) -> list[tuple[Fields, float]]:
@@ -168,7 +186,7 @@ class Cached:
         return entry if entry is not None and set(entry.slots) == set(self.step.stage.gives) else None
 
     def _keep(self, record: Record, inputs: str, fields: Fields) -> Fields:
-        if not self._begun:
+        if not (self._begun and self.shelf.described()):  # `rcnn cache prune` may take a shelf away
             self.begin()
             self._begun = True
         arrays = {name: host(value) for name, value in fields.items()}
@@ -185,12 +203,11 @@ class Cached:
     def _load(self, record: Record, entry: Entry, name: str) -> np.ndarray:
         try:
             return self.shelf.read(entry, [name])[name]
-        except Replaced:  # an image of this id with other content took its place: the shelf stays as it is
+        except Replaced:  # by an image of this id with other content, or removed: the shelf stays as it is
             (fields,) = self.step([record])
             return host(fields[name])
         except Unreadable as error:
             log.warning("%s; it is made again", error)
-            self.shelf.remove(entry)
             (fields,) = self.step([record])
             arrays = {key: host(value) for key, value in fields.items()}
             self.shelf.write(record.id, entry.inputs, arrays)
@@ -239,11 +256,16 @@ class Derived:
 
 def inputs_digest(record: Record, names: Iterable[str]) -> str:
     """A hash of what these fields of a record hold, without making those whose identity is known."""
-    parts: list[str] = []
-    for name in sorted(names):
-        value = record.raw(name)
-        parts += [name, value.fingerprint(digest) if isinstance(value, Lazy) else digest_value(host(value))]
-    return digest(*parts)
+    return inputs_key(field_digests(record, names))
+
+
+def field_digests(record: Record, names: Iterable[str]) -> dict[str, str]:
+    """The same, a hash for each field."""
+    values = {name: record.raw(name) for name in names}
+    return {
+        name: value.fingerprint(digest) if isinstance(value, Lazy) else digest_value(host(value))
+        for name, value in values.items()
+    }
 
 
 def host(value: Any) -> Any:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -50,23 +53,40 @@ def test_the_file_is_plain_safetensors(tmp_path: Path) -> None:
     assert np.array_equal(load_file(tmp_path / "x")["a"], array)
 
 
+def flipped_bits(path: Path) -> Iterator[int]:
+    """Each bit of a file, the file having just that one wrong; afterwards it is as it was."""
+    whole = path.read_bytes()
+    with open(path, "r+b", buffering=0) as file:
+        for bit in range(8 * len(whole)):
+            os.pwrite(file.fileno(), bytes([whole[bit // 8] ^ 1 << bit % 8]), bit // 8)
+            yield bit
+            os.pwrite(file.fileno(), whole[bit // 8 : bit // 8 + 1], bit // 8)
+
+
 def test_every_flipped_bit_is_found(tmp_path: Path) -> None:
     path = tmp_path / "x"
     store(path, {"a": np.arange(7, dtype=np.float16), "b": np.arange(3)})
-    whole = path.read_bytes()
     good = files.read(path)
     silent = []
-    for bit in range(0, 8 * len(whole)):
-        raw = bytearray(whole)
-        raw[bit // 8] ^= 1 << bit % 8
-        path.write_bytes(raw)
-        try:
+    for bit in flipped_bits(path):
+        with suppress(files.Unreadable):
             found = files.read(path)
-        except files.Unreadable:
-            continue
-        if found.keys() != good.keys() or any(found[n].tobytes() != good[n].tobytes() for n in good):
+            if found.keys() != good.keys() or any(found[n].tobytes() != good[n].tobytes() for n in good):
+                silent.append(bit)
+    assert not silent
+
+
+def test_every_flipped_bit_counts_where_there_is_no_number(tmp_path: Path) -> None:
+    """Padding and lengths too, which lead to the same nothing: one bit makes the shape 0.4 of 0,4."""
+    path = tmp_path / "x"
+    store(path, {"boxes": np.zeros((0, 4), np.float32)})
+    silent = []
+    for bit in flipped_bits(path):
+        with suppress(files.Unreadable):
+            files.examine(path)
             silent.append(bit)
     assert not silent
+    assert len(files.examine(path).slots) == 1
 
 
 @pytest.mark.parametrize("keep", [0, 4, 20, 100, -1])
@@ -76,6 +96,14 @@ def test_a_truncated_file_is_found(tmp_path: Path, keep: int) -> None:
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(files.Unreadable, match=str(path)):
         files.read(path)
+
+
+def test_a_file_that_goes_on_after_its_end_is_found(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    store(path, {"a": np.arange(50)})
+    path.write_bytes(path.read_bytes() + b"\0")
+    with pytest.raises(files.Unreadable, match="goes on after its end"):
+        files.open_header(path)
 
 
 def test_a_missing_file_is_missing(tmp_path: Path) -> None:
