@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
+import os
 import sys
 import warnings
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from ..errors import UserError
 from .commands import cache as cache_commands
+from .commands import compare as compare_command
+from .commands import data as data_command
+from .commands import doctor as doctor_command
+from .commands import grid as grid_command
+from .commands import plan as plan_command
+from .commands import proposals as proposals_command
 from .options import (
     Allow,
     CacheDir,
@@ -24,6 +33,7 @@ from .options import (
     RunOrRecipe,
     Seed,
     Sets,
+    Strict,
     Swaps,
     emit,
     make_run,
@@ -36,7 +46,22 @@ from .options import (
     told,
 )
 
+STOPPED = (130, 143)  # by Ctrl-C, by SIGTERM
+LOST = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)  # of writes that a file system refuses
+
+
+class Verbs(TyperGroup):
+    """The commands. Ctrl-C is an exit status, so that main says what it means."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise SystemExit(STOPPED[0]) from None
+
+
 app = typer.Typer(
+    cls=Verbs,
     help="The R-CNN family as one staged pipeline of swappable stages.",
     no_args_is_help=True,
     add_completion=False,
@@ -78,13 +103,14 @@ def train(
     jobs: Jobs = None,
     seed: Seed = None,
     cache: CacheDir = None,
+    strict: Strict = False,
 ) -> None:
     """Train a recipe on a data set and keep what detection needs in a RUN folder."""
     from . import saved
     from .report import cost_table
 
     pipeline = pipeline_of(recipe, sets, swaps, seed)
-    records = open_data(data)
+    records = open_data(data, strict, cache, jobs)
     run = make_run(pipeline, device, jobs, cache)
     saved.prepare(out)
     run.fit(records)
@@ -135,13 +161,14 @@ def evaluate(
     cache: CacheDir = None,
     as_json: Json = False,
     allow: Allow = [],
+    strict: Strict = False,
 ) -> None:
     """Measure a RUN on an annotated data set: VOC AP (11-point and area), COCO AP, and which step lost what."""
     from . import measure
     from .report import ap_table, cost_table, lost_table
 
     pipeline = pipeline_of(str(run), allow=allow)
-    records = open_data(data)
+    records = open_data(data, strict, cache, jobs)
     same_classes(pipeline, records, run)
     work = make_run(pipeline, device, jobs, cache)
     results, objects = measure.read_all(work.over(records, pipeline.outputs))
@@ -169,6 +196,7 @@ def run_steps(
     seed: Seed = None,
     cache: CacheDir = None,
     allow: Allow = [],
+    strict: Strict = False,
 ) -> None:
     """Run any step, or all, over a data set and leave what they give in the cache.
 
@@ -179,7 +207,7 @@ def run_steps(
     if only and until:
         raise UserError("--only and --until name a last step each: give one of them")
     pipeline = pipeline_of(recipe, sets, swaps, seed, allow)
-    records = open_data(data)
+    records = open_data(data, strict, cache, jobs)
     indices = shard_of(shard, len(records))
     last = only or until or pipeline.steps[-1].name
     work = make_run(pipeline, device, jobs, cache)
@@ -235,24 +263,54 @@ def demo(
     say(f"the report is in {main_job(out, device, jobs, cache)}")
 
 
-cache_app = typer.Typer(help="Look into the cache.", no_args_is_help=True)
-for command in (cache_commands.ls, cache_commands.show):
+app.command()(compare_command.compare)
+app.command()(data_command.data)
+app.command()(grid_command.grid)
+app.command()(proposals_command.proposals)
+
+app.command()(plan_command.plan)
+app.command()(doctor_command.doctor)
+cache_app = typer.Typer(help="Look into the cache, compare, check and clear it.", no_args_is_help=True)
+for command in (
+    cache_commands.ls,
+    cache_commands.show,
+    cache_commands.why,
+    cache_commands.diff,
+    cache_commands.verify,
+    cache_commands.prune,
+):
     cache_app.command()(command)
 app.add_typer(cache_app, name="cache")
 
-STOPPED = 130  # the status that typer gives to Ctrl-C
-
 
 def main() -> None:
-    """Run the command; what a user did wrong is one sentence on stderr and exit status 2."""
+    """Run the command; what a user did wrong, or a disk refused, is one sentence on stderr and exit status 2."""
     logging.basicConfig(level=logging.WARNING, format="rcnn: %(message)s")
     warnings.formatwarning = lambda message, *_args, **_more: f"rcnn: {message}\n"
+    warnings.filterwarnings("ignore", r"\d+ tasks which were still being processed")  # joblib, when it is stopped
     try:
-        app()
+        _to_the_last_byte()
     except UserError as error:
         print(f"rcnn: {error}", file=sys.stderr)
         sys.exit(2)
+    except OSError as error:
+        if error.errno not in LOST:
+            raise
+        print(f"rcnn: cannot write {error.filename or 'what was asked for'}: {error.strerror}", file=sys.stderr)
+        sys.exit(2)
     except SystemExit as stop:
-        if stop.code == STOPPED:
+        if stop.code in STOPPED:
             print("rcnn: stopped; what was computed is kept, and the same command goes on from there", file=sys.stderr)
         raise
+
+
+def _to_the_last_byte() -> None:
+    """The command with all that it prints, which a full disk may refuse as late as in the flush."""
+    try:
+        app()
+    finally:
+        try:
+            sys.stdout.flush()
+        except OSError:
+            sys.stdout = open(os.devnull, "w")  # noqa: SIM115 -- Python would try again, and complain, at its exit
+            raise

@@ -317,31 +317,65 @@ def _no_nan(values: Mapping[str, float]) -> dict[str, float | None]:
 # -- proposals -------------------------------------------------------------------------------------------
 
 
+class Overlaps(NamedTuple):
+    """Of each object that counts, the best overlap with an image's first `top` boxes: best tops T, labels T."""
+
+    best: Any
+    labels: Any
+
+
+def best_overlaps(boxes: Any, truth: Truth, tops: Sequence[int | None]) -> Overlaps:
+    """The best overlaps with the objects of one image that are not ignored; 0 where there is no box.
+
+    boxes: R 4, best first. tops: how many of them are looked at, None for all.
+    """
+    ious = _overlap(boxes, truth.boxes[~truth.ignored])  # R T
+    return Overlaps(np.stack([ious[:top].max(0, initial=0) for top in tops]), truth.labels[~truth.ignored])
+
+
+def join(parts: Iterable[Overlaps], tops: Sequence[int | None]) -> Overlaps:
+    """The overlaps of many images as one."""
+    parts = list(parts)
+    best = np.concatenate([np.zeros((len(tops), 0)), *(part.best for part in parts)], 1)
+    return Overlaps(best, np.concatenate([np.zeros(0, np.int64), *(part.labels for part in parts)]))
+
+
+def recall_table(overlaps: Overlaps, ious: Sequence[float], tops: Sequence[int | None]) -> dict[str, Any]:
+    """{"recall": {top: {iou: share}}, "ar": {top: n}, "abo": {top: n}, "mabo": {top: n}, "truths": T}.
+
+    ar: recall averaged over IoU from 0.5 to 1 (Hosang et al. 2015, section 5.1). abo: mean best overlap of all
+    objects. mabo: the mean over classes of theirs (Uijlings et al. 2013, section 5). None where there is no object.
+    """
+    best, labels = overlaps
+    if not len(labels):
+        nothing = dict.fromkeys(("ar", "abo", "mabo"), dict.fromkeys(tops))
+        return {"recall": {top: dict.fromkeys(ious) for top in tops}, **nothing, "truths": 0}
+    by_class = np.stack([best[:, labels == label].mean(1) for label in np.unique(labels)])  # K tops
+    means = {
+        "ar": 2 * np.maximum(best - 0.5, 0).mean(1),  # the integral over IoU, object by object
+        "abo": best.mean(1),
+        "mabo": by_class.mean(0),
+    }
+    return {
+        "recall": {top: {iou: float((row >= iou).mean()) for iou in ious} for top, row in zip(tops, best)},
+        **{name: dict(zip(tops, values.tolist())) for name, values in means.items()},
+        "truths": len(labels),
+    }
+
+
 def proposal_recall(
     boxes: Mapping[str, Any],
     truths: Truths,
     ious: Sequence[float] = (0.5, 0.6, 0.7, 0.8, 0.9),
-    tops: Sequence[int] = (100, 300, 1000, 2000),
+    tops: Sequence[int | None] = (100, 300, 1000, 2000),
 ) -> dict[str, Any]:
-    """{"recall": {top: {iou: share of objects}}, "abo": {top: mean best overlap}, "truths": n}.
+    """The `recall_table` of whole data sets.
 
-    boxes: image id -> R 4, best first. Ignored objects are left out; None where there is no object.
-    UserError if the two are not of the same images.
+    boxes: image id -> R 4, best first. UserError if the two are not of the same images.
     """
     check_same_images(boxes, truths)
-    best = [_best_overlaps(boxes[name], truth, tops) for name, truth in truths.items()]
-    table = np.concatenate([np.zeros((len(tops), 0)), *best], 1)  # tops x truths
-    if not table.shape[1]:
-        nothing = dict.fromkeys(tops)
-        return {"recall": {top: dict.fromkeys(ious) for top in tops}, "abo": nothing, "truths": 0}
-    recall = {top: {iou: float((row >= iou).mean()) for iou in ious} for top, row in zip(tops, table)}
-    abo = {top: float(row.mean()) for top, row in zip(tops, table)}
-    return {"recall": recall, "abo": abo, "truths": table.shape[1]}
-
-
-def _best_overlaps(boxes: Any, truth: Truth, tops: Sequence[int]) -> Any:
-    ious = _overlap(boxes, truth.boxes[~truth.ignored])  # R T
-    return np.stack([ious[:top].max(0, initial=0) for top in tops])  # tops x T
+    parts = [best_overlaps(boxes[name], truth, tops) for name, truth in truths.items()]
+    return recall_table(join(parts, tops), ious, tops)
 
 
 # -- where objects are lost ------------------------------------------------------------------------------

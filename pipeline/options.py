@@ -19,7 +19,14 @@ if TYPE_CHECKING:
 
 Recipe = Annotated[str, typer.Argument(help="A recipe's name; `rcnn recipes` lists them.")]
 RunOrRecipe = Annotated[str, typer.Argument(metavar="RUN|RECIPE", help="A trained RUN folder, or a recipe.")]
-Data = Annotated[str, typer.Option(help="voc:DIR:SPLIT, coco:FILE.json[:IMAGES], folder:DIR or shapes:N[:SEED].")]
+Data = Annotated[
+    str,
+    typer.Option(
+        help="voc:DIR:SPLIT, coco:FILE.json[:IMAGES], labelled:DIR, folder:DIR or shapes:N[:SEED]; "
+        "#CLASS,CLASS behind it takes these classes alone."
+    ),
+]
+Strict = Annotated[bool, typer.Option("--strict", help="Stop if anything of the data cannot be used.")]
 Sets = Annotated[list[str], typer.Option("--set", metavar="STEP__PARAM=VALUE", help="Change a parameter.")]
 Swaps = Annotated[
     list[str],
@@ -73,8 +80,8 @@ def _swap(pipeline: Pipeline, text: str, values: dict[str, Any]) -> None:
         raise UserError(f"--swap {text}: {error}") from error
 
 
-def stage_class(path: str, text: str) -> Any:
-    """The class that a whole path names, or `file.Class` in any room of stages/."""
+def stage_class(path: str, text: str, option: str = "--swap") -> Any:
+    """The class that a whole path names, or `file.Class` in any room of stages/; `option text` is what asked for it."""
     import importlib
     import pkgutil
 
@@ -86,10 +93,10 @@ def stage_class(path: str, text: str) -> Any:
         try:
             kind = getattr(importlib.import_module(candidate), name, None)
         except ImportError as error:
-            raise UserError(f"--swap {text}: {candidate} cannot be imported: {error}") from error
+            raise UserError(f"{option} {text}: {candidate} cannot be imported: {error}") from error
         if hasattr(kind, "param_names"):
             return kind
-    raise UserError(f"--swap {text}: there is no stage {path!r}; name it as sliding_window.SlidingWindow")
+    raise UserError(f"{option} {text}: there is no stage {path!r}; name it as sliding_window.SlidingWindow")
 
 
 def _known(name: str, recipe: Callable[..., Any], values: dict[str, Any]) -> dict[str, Any]:
@@ -127,13 +134,24 @@ def told(make: Callable[[], Any]) -> Any:
         raise UserError(str(error)) from error
 
 
-def open_data(spec: str) -> Records:
-    from ..stages.datasets.spec import open_dataset
+def open_data(spec: str, strict: bool = False, cache: Path | None = None, jobs: int | None = None) -> Records:
+    """The usable part of the data set that a spec names; what is left out is said in one line.
 
-    records = open_dataset(spec)
-    left_out = getattr(records, "left_out", [])
-    if left_out:
-        say(f"{spec}: annotations left out: {len(left_out)}; the first: {left_out[0]}")
+    strict: leave nothing out but stop. cache: where verdicts on image files are kept; None for the default.
+    UserError for a spec that cannot be opened, and where nothing remains.
+    """
+    from ..cache.store import Store
+    from ..stages.datasets.spec import open_dataset
+    from .run import cores
+    from .usable import Usable, counted, usable
+
+    records = usable(open_dataset(spec), Store(cache), jobs or cores())
+    if not isinstance(records, Usable) or not records.left_out:
+        return records
+    lost, first = counted(records.lost), records.left_out[0]
+    if strict:
+        raise UserError(f"{spec}: {lost} cannot be used (--strict); the first: {first}")
+    say(f"{spec}: left out: {lost} (rcnn data lists them); the first: {first}")
     return records
 
 
@@ -154,9 +172,11 @@ def same_classes(pipeline: Pipeline, records: Records, run: Path) -> None:
     if not records.classes:
         raise UserError("the data set has no annotations to measure against")
     if tuple(records.classes) != pipeline.classes:
+        choice = f"; #{','.join(pipeline.classes)} behind its name takes those alone"
         raise UserError(
             f"{run} knows the classes {', '.join(pipeline.classes)}; "
             f"the data set has {', '.join(records.classes) or 'none'}"
+            f"{choice if set(pipeline.classes) <= set(records.classes) else ''}"
         )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import UserError
+from ..cache import files
 from ..stages.boxes import decode
 from ..stages.record import Record
 from .wrap import host
@@ -31,7 +31,7 @@ def detections(
         for box in host(record["truth_boxes"]):
             _box(axes, box, "white", dashed=True)
     _draw_detections(axes, record, classes, min_score)
-    _save(figure, path)
+    save(figure, path)
 
 
 def step(record: Record, fields: Sequence[str], classes: Sequence[str], path: Path) -> None:
@@ -43,7 +43,7 @@ def step(record: Record, fields: Sequence[str], classes: Sequence[str], path: Pa
     for axes, field in zip(panels, named):
         _DRAW.get(field.split(".")[0], _draw_matrix)(axes, record, classes, field)
         axes.set_title(field, fontsize=9)
-    _save(figure, path)
+    save(figure, path)
 
 
 def _draw_boxes(axes: Any, record: Record, classes: Sequence[str], field: str) -> None:
@@ -118,12 +118,10 @@ def _figure(record: Record, n: int) -> tuple[Any, list[Any]]:
     return figure, panels
 
 
-def _save(figure: Any, path: Path) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+def save(figure: Any, path: Path) -> None:
+    """Write a matplotlib figure. UserError if it cannot be written."""
+    with files.renamed(path) as temporary:
+        figure.savefig(temporary, format=path.suffix.removeprefix(".") or "png")
 
 
 def _box(axes: Any, box: Any, colour: Any, text: str = "", width: float = 1.8, dashed: bool = False) -> None:

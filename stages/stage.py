@@ -83,6 +83,7 @@ class Stage:
             its own device.
         chunk: how many images a call takes at once, at most (1: an image's regions are a batch already).
         parallel: whether an image costs a core so much that worker processes pay (over 50 ms or so).
+        ranked: whether the first of the boxes that it gives are the best ones, so that they can be cut.
     """
 
     needs: Sequence[str] = ()
@@ -94,6 +95,7 @@ class Stage:
     arrays: ClassVar[str] = "numpy"
     chunk: ClassVar[int] = 1
     parallel: ClassVar[bool] = False
+    ranked: ClassVar[bool] = True
 
     def __call__(self, records: Sequence[Record]) -> list[dict[str, Any]]:
         """New fields for each record. A stage that only gives a state (pre-training) gives no fields."""

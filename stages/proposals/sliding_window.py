@@ -44,6 +44,7 @@ class SlidingWindow(Stage):
 
     needs = ("size",)
     gives = ("boxes", "objectness")
+    ranked = False  # by size alone, whatever the image shows
 
     def __init__(
         self,

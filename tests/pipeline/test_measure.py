@@ -363,7 +363,8 @@ def test_proposal_recall_worked_example() -> None:
 
 def test_proposal_recall_without_objects() -> None:
     table = proposal_recall({"a": np.zeros((0, 4))}, {"a": truth([])}, ious=(0.5,), tops=(10,))
-    assert table == {"recall": {10: {0.5: None}}, "abo": {10: None}, "truths": 0}
+    nothing = {name: {10: None} for name in ("ar", "abo", "mabo")}
+    assert table == {"recall": {10: {0.5: None}}, **nothing, "truths": 0}
 
 
 # -- where objects are lost ------------------------------------------------------------------------------

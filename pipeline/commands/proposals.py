@@ -1,0 +1,62 @@
+"""`rcnn proposals`: proposal stages side by side."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..options import Allow, CacheDir, Device, Jobs, Json, emit, open_data, say, shard_of
+
+With = Annotated[
+    list[str],
+    typer.Option(
+        "--with",
+        metavar="WHAT",
+        help="A stage with its parameters (selective_search.SelectiveSearch:mode=quality,top=3000), a RUN folder or "
+        "a recipe. Give it once for each.",
+    ),
+]
+
+
+def proposals(
+    spec: Annotated[str, typer.Argument(metavar="SPEC", help="An annotated data set, as --data names it elsewhere.")],
+    stages: With = [],
+    out: Annotated[Path, typer.Option(help="Folder for the plots and proposals.json.")] = Path("proposals"),
+    by_class: Annotated[bool, typer.Option("--by-class", help="Also a table by class.")] = False,
+    shard: Annotated[str, typer.Option(metavar="I/N", help="Only every N-th image, from the I-th (0-based).")] = "0/1",
+    device: Device = "auto",
+    jobs: Jobs = None,
+    cache: CacheDir = None,
+    as_json: Json = False,
+    allow: Allow = [],
+) -> None:
+    """Compare proposal stages: recall at IoU 0.5 to 0.9, AR, ABO and MABO against the number of boxes.
+
+    Boxes are taken from the first on. Selective search and stages that score boxes put the best first; sliding
+    windows have no such order (they come largest first) and are marked.
+    """
+    from ...cache import files
+    from .. import proposal_plots, proposal_report
+    from ..run import DEFAULT
+
+    one_by_one = proposal_report.contenders(stages, allow)
+    records = open_data(spec, cache=cache, jobs=jobs)
+    indices = shard_of(shard, len(records))
+    files.make_folder(out)  # refused now, if it cannot be made, not after the work
+    options = {"device": device, "jobs": jobs}
+    done = [proposal_report.measure_one(one, records, indices, cache or DEFAULT, **options) for one in one_by_one]
+    found = proposal_report.as_json(done, records.classes, by_class)
+    files.write_json(out / "proposals.json", found)
+    proposal_plots.against_boxes(found, out / "recall-by-boxes.png")
+    proposal_plots.against_iou(found, out / "recall-by-iou.png")
+    if as_json:
+        print(json.dumps(found))
+    else:
+        emit(proposal_report.cost_grid(found))
+        emit(proposal_report.recall_grid(found))
+        if by_class:
+            emit(proposal_report.class_grid(found))
+    say(f"plots and proposals.json are in {out}")
