@@ -1,5 +1,33 @@
-"""`python -m rcnn` is the `rcnn` command."""
+"""The `rcnn` command, also as `python -m rcnn`: a signal ends it without a traceback, from its first moment on."""
 
-from .pipeline.cli import main
+import signal
+import sys
+from typing import NoReturn
 
-main()
+INTERRUPTED, TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
+
+
+def main() -> None:
+    """Run the command, by pipeline/cli.py; what Ctrl-C and SIGTERM do to it is said there.
+
+    While it is imported, before there is anything to lose, they end the process, as once it is over.
+    """
+    try:
+        from .pipeline.cli import main as command
+
+        signal.signal(signal.SIGTERM, _end)  # an exception, so that worker processes end and no half file stays
+        command()
+    except KeyboardInterrupt:
+        print("rcnn: stopped", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _end(*_: object) -> NoReturn:
+    sys.exit(TERMINATED)
+
+
+if __name__ == "__main__":
+    main()

@@ -93,7 +93,7 @@ def cache_rows(store: Store) -> list[dict[str, Any]]:
             "images": sum(1 for _entry in shelf.entries()),
             "bytes": shelf.size(),
             "learned": (shelf.path / "state.safetensors").exists(),
-            "made": shelf.about().get("made", ""),
+            "made": shelf.about().get("made", "") if shelf.described() else "",
             "path": str(shelf.path),
         }
         for shelf in store.shelves()

@@ -32,7 +32,8 @@ from . import rates
 from .pipeline import Again, Pipeline, Step
 from .progress import Bars
 from .rates import Cost
-from .wrap import Cached, Clock, Derived, Timed, field_digests, host
+from .usable import usable
+from .wrap import Cached, Clock, Derived, Timed, field_digests, host, log
 
 DEFAULT = "default"
 CHUNK = 16  # images that are in memory at once, at least
@@ -69,6 +70,7 @@ class Run:
         self._revision = pipeline.revision
         self._method_keys: dict[str, str] = {}
         self._wrapped: dict[str, Cached | Derived] = {}
+        self._usable: dict[str, Records] = {}
         if device not in (None, "auto"):
             from ..stages.nets.precision import device_of
 
@@ -221,7 +223,7 @@ class Run:
 
         All that the fit reads must be in the cache.
         """
-        records = FitRecords(self, name, self.pipeline.step(name).data or data)
+        records = FitRecords(self, name, data)
         self._bind(name)
         key = cache_inputs.state_key(self.method_key(name), records.classes, self._inputs(name, records))
         state = self.store.shelf(name, key).load_state() if self.store else None
@@ -237,7 +239,7 @@ class Run:
         if step.apart and step.data is None:
             raise UserError(f"step {name!r} learns from data of its own, which a RUN does not hold: train the recipe")
         stage = self.pipeline.stage(name)
-        records = FitRecords(self, name, step.data or data)
+        records = FitRecords(self, name, data)
         records.prepare(only)
         self._bind(name)
         inputs = self._inputs(name, records)
@@ -271,6 +273,15 @@ class Run:
             if not resumed:  # else these are not all its seconds
                 rates.note(shelf, "fit", Cost(len(records), time.perf_counter() - start))
         self.clock[step.name].fit_seconds += time.perf_counter() - start
+
+    def usable(self, name: str, data: Records) -> Records:
+        """What can be used of the data of a step's own; what is left out is said once."""
+        if name not in self._usable:
+            self._usable[name] = usable(data, self.store, self.jobs)
+            lost = getattr(self._usable[name], "left_out", [])
+            if lost:
+                log.warning("step %r: left out of its data: %d; the first: %s", name, len(lost), lost[0])
+        return self._usable[name]
 
     # -- keys ------------------------------------------------------------------------------------------
 
@@ -369,13 +380,14 @@ class FitRecords(Records):
 
     def __init__(self, run: Run, name: str, data: Records):
         self.run = run
-        self.data = data
-        self.classes = tuple(data.classes)
+        own = run.pipeline.step(name).data
+        self.data = data if own is None else run.usable(name, own)
+        self.classes = tuple(self.data.classes)
         stage = run.pipeline.stage(name)
         self.fields = (*stage.needs, *stage.learns)
         self.reader = f"fit of step {name!r} ({type(stage).__name__})"
         self.steps = [] if run.pipeline.step(name).apart else run.pipeline.needed(self.fields)
-        ids = [record.id for record in data]
+        ids = [record.id for record in self.data]
         self.order = sorted(range(len(ids)), key=ids.__getitem__)
         twice = [a for a, b in pairwise(self.order) if ids[a] == ids[b]]
         if twice:

@@ -27,6 +27,7 @@ def save(pipeline: Pipeline, folder: str | Path) -> None:
     """Write a fitted pipeline. UserError if the folder cannot be written or holds something else."""
     folder = Path(folder)
     prepare(folder)
+    files.sweep(folder)
     for name, key in pipeline.keys.items():
         files.write(folder / "states" / f"{name}.safetensors", on_host(pipeline.stage(name).state()), {"key": key})
     recipe = {
@@ -42,10 +43,17 @@ def save(pipeline: Pipeline, folder: str | Path) -> None:
 
 
 def prepare(folder: Path) -> None:
-    """Make the folder of a run. UserError if it cannot be made, or something else is there."""
-    if not (folder / "recipe.json").is_file() and folder.is_dir() and any(folder.iterdir()):
+    """Make the folder of a run. UserError if it cannot be made, or something else is there.
+
+    A folder whose saving was cut short, so that recipe.json, written last, is missing, is one of a run.
+    """
+    if not (folder / "recipe.json").is_file() and folder.is_dir() and not all(map(_ours, folder.iterdir())):
         raise UserError(f"{folder} is there already and is no trained run")
     files.make_folder(folder)
+
+
+def _ours(path: Path) -> bool:
+    return path.name in ("states", "files") or path.suffix == ".tmp"
 
 
 def load(folder: str | Path, allow: Sequence[str] = ()) -> Pipeline:

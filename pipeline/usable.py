@@ -183,11 +183,12 @@ def examined(paths: Sequence[Path], store: Store | None, jobs: int = 1) -> list[
 
 def image_shelf(store: Store) -> Shelf | None:
     """Where verdicts are kept: a shelf as any step's, for `rcnn cache` to show. None where it cannot be made."""
-    method = {"class": f"{__package__}.usable", "version": VERSION, "parameters": {"pillow": version("pillow")}}
+    told = {"class": f"{__package__}.usable", "version": VERSION, "parameters": {"pillow": version("pillow")}}
+    method = {**told, "again": [], "reads": {}}  # as a step's, for `rcnn cache verify`
     key = digest_value(method)
     shelf = store.shelf("images", key)
     if not shelf.described():
-        made = {"recipe": "", "classes": [], "again": [], "reads": {}, "made": time.strftime("%Y-%m-%d %H:%M:%S")}
+        made = {"recipe": "", "classes": [], "made": time.strftime("%Y-%m-%d %H:%M:%S")}
         environment = {"software": {"pillow": version("pillow")}, "device": "cpu", "threads": 1}
         try:
             shelf.describe({"step": "images", "key": key, "method_key": key, **method, **made}, environment)
