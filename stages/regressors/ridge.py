@@ -63,7 +63,7 @@ class Primal:
                 self._update()
 
     def _update(self) -> None:
-        a = np.concatenate([_with_ones(rows, self.scale) for rows, _ in self.waiting])  # m F+1
+        a = _with_ones(np.concatenate([rows for rows, _ in self.waiting]), self.scale)  # m F+1
         add_products(self.gram, a.T)
         self.cross += a.T @ np.concatenate([targets for _, targets in self.waiting])
         self.waiting = []
@@ -89,10 +89,11 @@ class Dual:
         self.targets.append(targets)
 
     def solve(self, alpha: float) -> Any:
-        """Beta, F+1 4."""
+        """Beta, F+1 4. Uses the rows up."""
         import torch
 
         rows, targets = np.concatenate(self.rows), np.concatenate(self.targets)
+        self.rows = []
         kernel = torch.ones(len(rows), len(rows), dtype=torch.float64)  # the column of ones gives the ones
         for columns in self._columns(rows):
             add_products(kernel, columns)  # n n
@@ -299,7 +300,8 @@ def _solve(gram: Any, right: Any, alpha: float) -> Any:
     gram.diagonal().add_(alpha)
     factor = gram.mT  # column-major, as LAPACK wants it: factored in its own place, with one copy less
     torch.linalg.cholesky(factor, upper=True, out=factor)
-    return torch.cholesky_solve(torch.from_numpy(right), factor, upper=True).numpy()
+    half = torch.linalg.solve_triangular(factor.mT, torch.from_numpy(right), upper=False)
+    return torch.linalg.solve_triangular(factor, half, upper=True).numpy()  # cholesky_solve would copy the factor
 
 
 def _with_ones(rows: Any, scale: float) -> Any:

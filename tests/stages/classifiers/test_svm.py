@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 from rcnn.errors import UserError
 from rcnn.stages.boxes import overlap
-from rcnn.stages.classifiers.svm import HISTORY, LinearSVMs, Pool, objective, sparse_rows, train_svm
+from rcnn.stages.classifiers.liblinear import sparse_rows, train_svm
+from rcnn.stages.classifiers.mining import HISTORY
+from rcnn.stages.classifiers.svm import LinearSVMs, objective
 from rcnn.stages.record import Lazy, Record, RecordList, Records
 from rcnn.stages.stage import NoCheckpoint
 from scipy.optimize import minimize
@@ -71,39 +73,6 @@ def test_sparse_rows_are_the_rows() -> None:
     np.testing.assert_array_equal(got.toarray(), np.concatenate(blocks).astype(np.float64) * 0.3)
 
 
-# -- the pool ----------------------------------------------------------------------------------------
-
-
-def a_pool(classes: int = 2) -> Pool:
-    return Pool(np.zeros((0, 2), np.int64), np.zeros((0, classes), bool))
-
-
-def test_the_pool_holds_each_row_once() -> None:
-    features = np.arange(12.0).reshape(4, 3)
-    pool = a_pool()
-    wanted = np.array([[1, 0], [1, 1], [0, 0], [0, 1]], bool)
-    assert pool.add(7, wanted, features).tolist() == [2, 2]
-    assert pool.keys.tolist() == [[7, 0], [7, 1], [7, 3]]
-    assert pool.add(7, wanted, features).tolist() == [0, 0]
-    assert pool.add(7, np.array([[0, 1], [0, 0], [1, 0], [0, 0]], bool), features).tolist() == [1, 1]
-    assert pool.keys.tolist() == [[7, 0], [7, 1], [7, 3], [7, 2]]
-    np.testing.assert_array_equal(np.concatenate(pool.rows(0)), features[[0, 1, 2]])
-    np.testing.assert_array_equal(np.concatenate(pool.rows(1)), features[[0, 1, 3]])
-
-
-def test_the_pool_forgets_a_row_when_the_last_class_lets_go() -> None:
-    features = np.arange(12.0).reshape(4, 3)
-    pool = a_pool()
-    pool.add(0, np.array([[1, 1], [1, 0], [0, 1], [0, 0]], bool), features)
-    pool.add(1, np.array([[1, 0], [0, 0], [0, 0], [0, 0]], bool), features + 100)
-    pool.evict(0, np.array([True, True, True]))
-    pool.compact()
-    assert pool.keys.tolist() == [[0, 0], [0, 2]]
-    assert pool.rows(0) == []
-    np.testing.assert_array_equal(np.concatenate(pool.rows(1)), features[[0, 2]])
-    assert [len(block) for block in pool.blocks] == [2]
-
-
 # -- mining ------------------------------------------------------------------------------------------
 
 
@@ -161,6 +130,8 @@ def all_rows(records: Records, label: int, difficult: bool = True) -> tuple[Any,
 
 
 MINING: dict[str, Any] = {"C": 0.01, "tol": 1e-7, "max_iter": 100_000}
+LIBLINEAR2: dict[str, Any] = {**MINING, "loss": "squared_hinge"}
+LBFGS: dict[str, Any] = {"C": 0.01, "tol": 1e-5, "solver": "lbfgs", "loss": "squared_hinge"}
 
 
 @pytest.mark.parametrize("difficult", [True, False])
@@ -386,6 +357,20 @@ def test_a_fit_killed_in_mid_pass_and_resumed_gives_the_same_bits(die: int) -> N
     assert resumed.scale_ == straight.scale_
 
 
+@pytest.mark.parametrize("die", [17, 24, 36])
+def test_a_killed_lbfgs_fit_resumes_to_the_same_bits(die: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rcnn.stages.classifiers.mining.SLAB", 16)
+    params = {**LBFGS, "retrain": 5, "passes": 2}
+    whole = images(12, classes=3)
+    checkpoint = Saves()
+    with pytest.raises(Killed):
+        fitted(Counted(whole.records, whole.classes, die), checkpoint, **params)
+    assert checkpoint.state["held"].any()
+    resumed, straight = fitted(whole, Saves(checkpoint.state), **params), fitted(whole, **params)
+    for name in ("weights_", "bias_", "history_"):
+        np.testing.assert_array_equal(getattr(resumed, name), getattr(straight, name))
+
+
 def test_what_a_checkpoint_keeps_are_arrays_without_the_rows() -> None:
     checkpoint = Saves()
     fitted(images(12), checkpoint, **MINING)
@@ -400,6 +385,71 @@ def test_rows_that_no_class_holds_are_let_go() -> None:
     assert column(stage, "evicted").sum() > 0
 
 
+def squared_objective(rows: Any, n: int, w: Any, b: float) -> float:
+    return float(objective(rows @ w + b, n, w, b, loss="squared_hinge", **TERMS)[-1])
+
+
+@pytest.mark.parametrize("solver", [LIBLINEAR2, LBFGS], ids=["liblinear", "lbfgs"])
+def test_mining_with_the_squared_hinge_reaches_training_on_everything(solver: dict[str, Any]) -> None:
+    records = images(20)
+    stage = fitted(records, retrain=0, passes=6, **solver)
+    for k in range(2):
+        positives, negatives = all_rows(records, k + 1)
+        rows = np.concatenate([positives, negatives]).astype(float) * stage.scale_
+        n = len(positives)
+        all_at_once = train_svm(sparse_rows([rows], 1.0, F), n, loss="squared_hinge", **TERMS, **EXACT)
+        got = squared_objective(rows, n, stage.weights_[:, k].astype(float), float(stage.bias_[k]))
+        assert got == pytest.approx(squared_objective(rows, n, *all_at_once), rel=1e-4)
+
+
+def test_the_solvers_learn_the_same_svms_of_the_squared_hinge() -> None:
+    records, how = images(12, classes=3), {"retrain": 10**9, "evict": -1e9, "hard": -1e8}
+    ours, theirs = fitted(records, **{**LBFGS, **how}), fitted(records, **{**LIBLINEAR2, **how})
+    np.testing.assert_allclose(ours.weights_, theirs.weights_, atol=1e-3)
+    np.testing.assert_allclose(ours.bias_, theirs.bias_, atol=1e-3)
+    np.testing.assert_allclose(ours.history_, theirs.history_, rtol=1e-4)  # every column of every training
+
+
+def test_lbfgs_trains_all_classes_with_new_rows_when_one_is_due() -> None:
+    stage = fitted(images(12, classes=3), **{**LBFGS, "retrain": 10})
+    at, cls, added = (column(stage, name) for name in ("image", "class", "added"))
+    early = (at > 0) & (at < 11)
+    assert (added[early] > 0).all()
+    assert (added[early] <= 10).any()  # not due itself
+    for image in set(at[early]):
+        assert added[at == image].max() > 10
+        assert (np.diff(cls[at == image]) > 0).all()
+    held, evicted = column(stage, "held"), column(stage, "evicted")
+    for k in (1, 2, 3):
+        mine = cls == k
+        np.testing.assert_array_equal(held[mine][1:], (held + added - evicted)[mine][:-1])
+
+
+def test_a_class_without_an_object_is_left_out_by_lbfgs_too() -> None:
+    records = RecordList(images(6).records, ["cat", "dog", "emu"])
+    with pytest.warns(UserWarning, match="no SVM for emu"):
+        stage = fitted(records, **LBFGS)
+    assert np.isneginf(stage.bias_).tolist() == [False, False, True]
+    assert not stage.weights_[:, 2].any()
+    two = fitted(images(6), **LBFGS)
+    np.testing.assert_allclose(stage.weights_[:, :2], two.weights_, atol=1e-5)
+
+
+def test_an_lbfgs_that_runs_out_of_iterations_says_so() -> None:
+    with pytest.warns(UserWarning, match="labels 1, 2 did not converge in 1 iterations"):
+        fitted(images(6), **{**LBFGS, "max_iter": 1})
+
+
+def test_negatives_of_overlap_zero_touch_no_box_of_the_class() -> None:
+    record = next(record for record in images(12) if len(set(record["truth_labels"])) == 2)
+    stage = fitted(RecordList([record], ["a", "b"]), negative_iou=0, **MINING)
+    boxes = np.concatenate([record["truth_boxes"], record["boxes"]])
+    for k in range(2):
+        iou = overlap(boxes, record["truth_boxes"][record["truth_labels"] == k + 1]).max(1)
+        assert 0 < (iou == 0).sum() < (iou < 0.1).sum()
+        assert column(stage, "added")[k] == (iou == 0).sum()
+
+
 def test_nothing_to_learn_from_is_an_error() -> None:
     with pytest.raises(UserError, match="0 images"):
         fitted(RecordList([], ["a"]))
@@ -409,7 +459,18 @@ def test_nothing_to_learn_from_is_an_error() -> None:
 
 @pytest.mark.parametrize(
     "bad",
-    [{"C": 0}, {"bias": 0}, {"tol": 0}, {"passes": 0}, {"negative_iou": 0}, {"evict": -1.0}, {"max_iter": 0}],
+    [
+        {"C": 0},
+        {"bias": 0},
+        {"tol": 0},
+        {"passes": 0},
+        {"negative_iou": -0.1},
+        {"evict": -1.0},
+        {"max_iter": 0},
+        {"solver": "sgd"},
+        {"loss": "logistic"},
+        {"solver": "lbfgs"},
+    ],
 )
 def test_parameters_that_cannot_be_meant(bad: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(bad))):
@@ -422,6 +483,7 @@ def test_the_defaults_are_those_of_the_papers_code() -> None:
     assert (stage.C, stage.bias, stage.positive_weight, stage.negative_iou) == (1e-3, 10.0, 2.0, 0.3)
     assert (stage.hard, stage.evict, stage.retrain, stage.passes) == (-1.0001, -1.2, 2000, 1)
     assert (stage.layer, stage.norm, stage.tol) == ("fc7", 20.0, 0.1)
+    assert (stage.solver, stage.loss) == ("liblinear", "hinge")
     assert stage.needs == ("features.fc7",)
 
 
