@@ -47,6 +47,12 @@ def objective(
     return np.array([*terms, sum(terms)])  # 4
 
 
+def some(rows: Any, count: int, rng: np.random.Generator) -> Any:
+    """Of the rows that each class wants (R K bool) so many at random, or all where they are fewer."""
+    drawn = np.where(rows, rng.random(rows.shape), np.inf)  # R K
+    return rows & (drawn.argsort(0).argsort(0) < count)
+
+
 class LinearSVMs(Stage):
     """One linear SVM per class on cached features, trained with hard negative mining (R-CNN, section 2.3).
 
@@ -64,6 +70,8 @@ class LinearSVMs(Stage):
     evict: score below which a negative is dropped after a training; -1.2.
     retrain: train a class again when more negatives than this were added; 2000.
     passes: passes over the images; 1, which converges.
+    sample: None mines; a number takes, instead, so many negatives of each class at random from each image, and trains
+        once: what mining is compared with.
     norm: mean L2 norm that features are scaled to; 20.
     difficult: whether objects marked difficult are positives too; True. If not they are ignored, as crowds
         always are: neither positives, nor negatives of their class.
@@ -73,7 +81,7 @@ class LinearSVMs(Stage):
         mean the same.
     tol, max_iter: when the solver stops; 0.1 and 1000. The tolerance of lbfgs is relative, of the weights; a class that
         it could not reach is named in a warning.
-    random_state: seed of the sample behind the scale and of liblinear's order; 0.
+    random_state: seed of the sample behind the scale, of `sample` and of liblinear's order; 0.
 
     A class without an annotated box, or without any negative, gets zero weights and the bias -inf, so that it
     never scores above a threshold; a warning names it. UserError if that is every class, or if there is no image,
@@ -96,6 +104,7 @@ class LinearSVMs(Stage):
         evict: float = -1.2,  # evict_thresh
         retrain: int = 2000,  # retrain_limit
         passes: int = 1,  # section 2.3: "mAP stops increasing after only a single pass"
+        sample: int | None = None,
         norm: float = 20.0,  # rcnn_scale_features.m
         difficult: bool = True,  # roidb_from_voc.m takes every annotated object, difficult or not
         solver: str = "liblinear",  # its -s 3
@@ -113,6 +122,7 @@ class LinearSVMs(Stage):
         self.evict = evict
         self.retrain = retrain
         self.passes = passes
+        self.sample = sample
         self.norm = norm
         self.difficult = difficult
         self.solver = solver
@@ -137,6 +147,8 @@ class LinearSVMs(Stage):
         for name in ("passes", "max_iter"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be 1 or more, not {getattr(self, name)}")
+        if self.sample is not None and self.sample < 1:
+            raise ValueError(f"sample must be 1 or more, not {self.sample}")
         if not 0 <= self.negative_iou <= 1:
             raise ValueError(f"negative_iou must be in [0, 1], not {self.negative_iou}")
         if not self.evict < self.hard:
@@ -175,11 +187,15 @@ class LinearSVMs(Stage):
         return feature_scale(read, len(records), self.norm, self.random_state)
 
     def _take(self, mining: Mining, image: int, record: Record, able: Any) -> int:
-        """Hold the hard negatives of an image for the classes that have positives (K bool). How many were new."""
+        """Hold negatives of an image for the classes that have positives (K bool). How many were new."""
         features = training_features(record, self.layer)  # R F, annotated boxes first
-        untrained = np.isneginf(mining.bias)  # an SVM that never saw a negative takes all of them
-        hard = untrained | (affine(features, self.scale_, mining.weights, mining.bias) > self.hard)  # R K
-        added = mining.pool.add(image, hard & self._negatives(record, len(able)) & able, features)
+        negatives = self._negatives(record, len(able)) & able  # R K
+        if self.sample is None:
+            untrained = np.isneginf(mining.bias)  # an SVM that never saw a negative takes all of them
+            negatives &= untrained | (affine(features, self.scale_, mining.weights, mining.bias) > self.hard)
+        else:
+            negatives = some(negatives, self.sample, np.random.default_rng([self.random_state, image]))
+        added = mining.pool.add(image, negatives, features)
         mining.added += added
         return int(added.sum())
 
@@ -192,7 +208,8 @@ class LinearSVMs(Stage):
     def _train(self, mining: Mining, image: int, positives: Positives, last: bool) -> None:
         """Train the classes that are due after this image."""
         able = mining.pool.held.any(0)  # K
-        due = able & (last | np.isneginf(mining.bias) | (mining.added > self.retrain))
+        mined = np.isneginf(mining.bias) | (mining.added > self.retrain) if self.sample is None else False
+        due = able & (last | mined)
         if self.solver == "liblinear":
             self._train_each(mining, np.flatnonzero(due), image, positives)
         elif due.any():

@@ -12,7 +12,7 @@ from rcnn.errors import UserError
 from rcnn.stages.boxes import overlap
 from rcnn.stages.classifiers.liblinear import sparse_rows, train_svm
 from rcnn.stages.classifiers.mining import HISTORY
-from rcnn.stages.classifiers.svm import LinearSVMs, objective
+from rcnn.stages.classifiers.svm import LinearSVMs, objective, some
 from rcnn.stages.record import Lazy, Record, RecordList, Records
 from rcnn.stages.stage import NoCheckpoint
 from scipy.optimize import minimize
@@ -195,6 +195,26 @@ def test_no_class_holds_a_row_twice_even_in_a_second_pass() -> None:
         assert checkpoint.state["held"][:, k].sum() <= len(negatives)
         mine = column(stage, "class") == k + 1
         assert column(stage, "added")[mine].sum() == checkpoint.state["held"][:, k].sum()
+
+
+def test_some_rows_are_drawn_alike_from_those_that_are_wanted() -> None:
+    rows = np.zeros((10, 3), bool)
+    rows[:6, 0] = rows[4:6, 1] = True
+    drawn = np.stack([some(rows, 3, np.random.default_rng(seed)) for seed in range(400)])
+    assert not drawn[:, ~rows].any()
+    assert (drawn.sum(1) == [3, 2, 0]).all()  # 2 where there are no more
+    np.testing.assert_allclose(drawn[:, :6, 0].mean(0), 0.5, atol=0.1)
+
+
+def test_without_mining_each_image_gives_so_many_and_each_class_is_trained_once() -> None:
+    records = images()
+    stage = fitted(records, sample=5)
+    assert column(stage, "class").tolist() == [1, 2]
+    assert column(stage, "added").tolist() == [60, 60]  # 12 images
+    assert (column(stage, "image") == 11).all()
+    again = fitted(records, sample=5)
+    np.testing.assert_array_equal(stage.weights_, again.weights_)
+    assert not np.array_equal(stage.weights_, fitted(records, sample=5, random_state=1).weights_)
 
 
 def test_the_history_is_the_objective_of_the_learned_svm() -> None:
@@ -460,6 +480,7 @@ def test_nothing_to_learn_from_is_an_error() -> None:
 @pytest.mark.parametrize(
     "bad",
     [
+        {"sample": 0},
         {"C": 0},
         {"bias": 0},
         {"tol": 0},
