@@ -287,7 +287,7 @@ def main() -> None:
     """Run the command; what a user did wrong, or a disk refused, is one sentence on stderr and exit status 2."""
     logging.basicConfig(level=logging.WARNING, format="rcnn: %(message)s")
     warnings.formatwarning = lambda message, *_args, **_more: f"rcnn: {message}\n"
-    warnings.filterwarnings("ignore", r"\d+ tasks which were still being processed")  # joblib, when it is stopped
+    warnings.filterwarnings("ignore", r"\d+ tasks ")  # of joblib, which is told to stop when the run is
     try:
         _to_the_last_byte()
     except UserError as error:

@@ -14,6 +14,7 @@ from rcnn.cache import files
 from rcnn.cache.files import Replaced, Unreadable
 from rcnn.cache.keys import digest, digest_value
 from rcnn.cache.store import Shelf, Store
+from rcnn.errors import UserError
 
 IDS = ["plain", "a/b/c", "A/B/C", "ünïcødé", "../../escape", "x" * 300, ""]
 
@@ -230,3 +231,47 @@ def test_a_pack_of_nothing_is_not_written(shelf: Shelf) -> None:
         entry.path.write_bytes(entry.path.read_bytes()[:50])
     assert Shelf(shelf.path).pack() == 0
     assert not list(shelf.path.glob("packs/*"))
+
+
+def test_half_files_of_a_shelf_that_is_never_packed_are_swept_too(shelf: Shelf) -> None:
+    shelf.write("x", "in", {"features.pool5": np.zeros((10, 9216), np.float16)})
+    half = shelf.path / "00" / ".half.tmp"
+    half.parent.mkdir(exist_ok=True)
+    half.write_text("half")
+    os.utime(half, (0, 0))
+    assert shelf.pack() == 0
+    assert not half.exists()
+
+
+def test_a_damaged_pack_goes_once_its_entries_were_made_again(shelf: Shelf) -> None:
+    for i in range(20):
+        shelf.write(f"id{i}", "in", fields(i))
+    shelf.pack()
+    (pack,) = shelf.path.glob("packs/*")
+    pack.write_bytes(pack.read_bytes()[:100])
+    fresh = Shelf(shelf.path)
+    assert fresh.find("id3") is None
+    for i in range(20):
+        fresh.write(f"id{i}", "in", fields(i))
+    assert fresh.pack() == 20
+    assert not pack.exists()
+    assert len(list(Shelf(shelf.path).entries())) == 20
+
+
+def test_a_pack_of_a_later_version_stays(shelf: Shelf) -> None:
+    pack = shelf.path / "packs" / "1.safetensors"
+    files.write(pack, {"0/boxes": np.zeros((2, 4))}, {"entries": [{"id": "x", "inputs": "in"}], "format": 99})
+    assert shelf.find("x") is None
+    shelf.pack()
+    assert pack.exists()
+
+
+def test_a_damaged_about_is_named_and_written_anew(shelf: Shelf, caplog: pytest.LogCaptureFixture) -> None:
+    shelf.describe({"step": "step"}, {"device": "cpu"})
+    (shelf.path / "about.json").write_text('{"step": "st')
+    with pytest.raises(UserError, match=r"about\.json is damaged"):
+        shelf.about()
+    assert not shelf.described()
+    assert "about.json is damaged" in caplog.text
+    shelf.describe({"step": "step"}, {"device": "cuda"})
+    assert shelf.about() == {"step": "step", "filled_by": [{"device": "cuda"}]}
