@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from ..nets.crops import MODES, normalised, warp, windows
+from ..nets.crops import check as check_crops
+from ..nets.crops import normalised, warp, windows
 from ..nets.frozen import STORAGE, Frozen
 from ..nets.memory import in_batches
 from ..nets.precision import PRECISIONS
@@ -54,15 +55,13 @@ class WarpedCNN(Frozen):
 
         check(self.backbone)
         refuse_layers(self.backbone, self.layers, layers_of(self.backbone))
-        choices = {"mode": MODES, "storage": STORAGE, "precision": PRECISIONS}
-        for name, known in choices.items():
+        check_crops(self.mode, self.padding, self._side())
+        for name, known in {"storage": STORAGE, "precision": PRECISIONS}.items():
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it is one of {', '.join(known)}")
-        for name, least in {"padding": 0, "pool": 1, "batch": 1}.items():
-            if getattr(self, name) is not None and getattr(self, name) < least:
-                raise ValueError(f"{name} is {getattr(self, name)}; it is at least {least}")
-        if self._side() <= 2 * self.padding:
-            raise ValueError(f"size {self._side()} leaves nothing of the box inside 2 x padding {self.padding}")
+        for name in ("pool", "batch"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it is at least 1")
 
     def __call__(self, records: Sequence[Record]) -> list[dict[str, Any]]:
         net = self.net()
@@ -95,7 +94,8 @@ class WarpedCNN(Frozen):
                     found[layer][part] = features  # N F
 
         size = self.batch or (16 if image.device.type == "cpu" else 256)
-        self._fits = in_batches(crops, len(places), min(size, self.__dict__.get("_fits", size)), "crops")
+        asked, fits = self.__dict__.get("_fits", (size, size))
+        self._fits = size, in_batches(crops, len(places), fits if asked == size else size, "crops")
 
 
 def _on_host(boxes: Any) -> np.ndarray:

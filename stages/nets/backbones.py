@@ -43,8 +43,9 @@ class Backbone(nn.Module):
 
     `layers` are the names that can be asked for and `lengths` their F. pool5 of AlexNet and VGG is the map
     after the last max pooling, as Caffe's; at an input other than theirs it is pooled to the grid of fc6.
-    fc6 and fc7 are taken after ReLU, and know dropout only in training, if `dropout` is set. pool5 of other nets
-    is the map average-pooled to pool x pool, and gap its mean. Batch norms are frozen, also in training.
+    fc6 and fc7 are taken after ReLU, and multiplied by the `masks` of dropout that training may give. pool5 of other
+    nets is the map average-pooled to pool x pool, and gap its mean. The statistics of batch norms stay as they are,
+    also in training, unless `frozen_norms` is set to False.
     """
 
     def __init__(self, name: str, trunk: nn.Module, head: Mapping[str, nn.Linear], pool: int,
@@ -52,7 +53,7 @@ class Backbone(nn.Module):
         super().__init__()
         self.name, self.pool, self.channels, self.stride = name, pool, channels, stride
         self.mean, self.std, self.input_size = tuple(mean), tuple(std), input_size(name)
-        self.trunk, self.head, self.dropout = trunk, nn.ModuleDict(head), 0.0
+        self.trunk, self.head, self.frozen_norms = trunk, nn.ModuleDict(head), True
         self.lengths: dict[str, int] = {"pool5": channels * pool * pool}
         self.lengths |= {layer: part.bias.numel() for layer, part in head.items()}
         if "gap" in layers_of(name):
@@ -66,11 +67,11 @@ class Backbone(nn.Module):
     def train(self, mode: bool = True) -> Backbone:
         super().train(mode)
         for part in self.modules():
-            if isinstance(part, nn.modules.batchnorm._BatchNorm):
+            if self.frozen_norms and isinstance(part, nn.modules.batchnorm._BatchNorm):
                 part.eval()
         return self
 
-    def forward(self, x: Tensor, layers: Iterable[str]) -> dict[str, Tensor]:
+    def forward(self, x: Tensor, layers: Iterable[str], masks: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
         """The asked layers, name -> N F, from one forward that goes no further than the last of them."""
         layers = tuple(layers)
         refuse_layers(self.name, layers, self.layers)
@@ -78,7 +79,7 @@ class Backbone(nn.Module):
         found = {"gap": maps.mean((2, 3))} if "gap" in layers else {}  # N C
         others = [layer for layer in layers if layer != "gap"]
         if others:
-            found |= self.from_layer("pool5", self.pooled(maps), others)
+            found |= self.from_layer("pool5", self.pooled(maps), others, masks)
         return {layer: found[layer] for layer in layers}
 
     def normalise(self, x: Tensor) -> Tensor:
@@ -92,7 +93,9 @@ class Backbone(nn.Module):
             maps = F.adaptive_avg_pool2d(maps, self.pool)
         return maps.flatten(1)
 
-    def from_layer(self, source: str, features: Tensor, layers: Iterable[str]) -> dict[str, Tensor]:
+    def from_layer(
+        self, source: str, features: Tensor, layers: Iterable[str], masks: Mapping[str, Tensor] | None = None
+    ) -> dict[str, Tensor]:
         """Layers (name -> N F) that follow from `features` (N F) of an earlier one. ValueError for others."""
         layers = tuple(layers)
         chain = after(self.name, source)
@@ -100,7 +103,7 @@ class Backbone(nn.Module):
         found = {source: features}
         for layer in chain[1 : 1 + max(chain.index(layer) for layer in layers)]:
             features = F.relu(self.head[layer](features))
-            found[layer] = features = F.dropout(features, self.dropout, self.training)
+            found[layer] = features = features * masks[layer] if masks else features
         return {layer: found[layer] for layer in layers}
 
 
@@ -109,20 +112,26 @@ class Classifier(nn.Module):
 
     So what R-CNN's linear classifiers read is what a linear classifier was trained on.
 
-    classes: K. dropout: share of the values of fc6 and of fc7 that training sets to 0.
+    classes: K.
     """
 
-    def __init__(self, backbone: Backbone, classes: int, dropout: float = 0.0):
+    def __init__(self, backbone: Backbone, classes: int):
         super().__init__()
         self.backbone = backbone
-        self.backbone.dropout = dropout
         self.layer = "fc7" if "fc7" in backbone.layers else "pool5"
         self.classifier = nn.Linear(backbone.lengths[self.layer], classes)
         self.register_buffer("scale", torch.ones(()))  # brings features to the norm that the rates are meant for
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Scores (N K) of normalised crops (N 3 S S)."""
-        return self.classifier(self.backbone(x, [self.layer])[self.layer] * self.scale)
+    def forward(self, x: Tensor, masks: Mapping[str, Tensor] | None = None) -> Tensor:
+        """Scores (N K) of normalised crops (N 3 S S), with these masks of dropout in training."""
+        return self.classifier(self.backbone(x, [self.layer], masks)[self.layer] * self.scale)
+
+    def masks(self, count: int, dropout: float, generator: torch.Generator) -> dict[str, Tensor]:
+        """For each of fc6 and fc7 what `count` rows of it are multiplied by: 0 with the probability `dropout`."""
+        return {
+            name: (torch.rand(count, part.out_features, generator=generator) >= dropout) / (1 - dropout)
+            for name, part in self.backbone.head.items()
+        }
 
 
 def layers_of(name: str) -> tuple[str, ...]:

@@ -10,6 +10,16 @@ import numpy as np
 MODES = ("warp", "square")
 
 
+def check(mode: str, padding: int, side: int) -> None:
+    """ValueError, naming the parameter, if no crops of `side` pixels can be made so."""
+    if mode not in MODES:
+        raise ValueError(f"mode is {mode!r}; it is one of {', '.join(MODES)}")
+    if padding < 0:
+        raise ValueError(f"padding is {padding}; it is at least 0")
+    if side <= 2 * padding:
+        raise ValueError(f"size {side} leaves nothing of the box inside 2 x padding {padding}")
+
+
 def windows(boxes: Any, size: Sequence[int], side: int, padding: int = 16, mode: str = "warp") -> np.ndarray:
     """What each crop takes from the image and where it lies in the crop, as R-CNN's released code.
 

@@ -12,12 +12,13 @@ import numpy as np
 
 from ...errors import UserError
 from ..record import Records
-from ..sample import best_truths, row_norms, training_boxes
+from ..sample import row_norms, training_boxes, truth_overlaps, usable_truths
 from ..stage import Checkpoint, NoCheckpoint, Ref, Stage, State
-from .crops import MODES, normalised, warp, windows
+from .crops import check as check_crops
+from .crops import normalised, warp, windows
 from .images import remembered
 from .memory import reuse_freed_memory
-from .precision import device_of, low_precision, precision_of, seeded
+from .precision import device_of, low_precision, precision_of
 
 SAMPLE = 256  # windows that the scale of the features is measured on
 
@@ -29,25 +30,32 @@ class Windows(NamedTuple):
     box: Any
     label: Any
 
-    def some(self, which: Any) -> Windows:
+    def those(self, which: Any) -> Windows:
         return Windows(self.image[which], self.box[which], self.label[which])
 
 
-def label_boxes(boxes: Any, truth_boxes: Any, truth_labels: Any, min_iou: float) -> Any:
-    """Class of each box, R: that of the annotated box which it overlaps most, by `min_iou` or more, else 0."""
-    best, iou = best_truths(boxes, truth_boxes)  # R, R
-    if not len(truth_labels):
-        return np.zeros(len(boxes), np.int64)
-    return np.where(iou >= min_iou, truth_labels[best], 0)
+def label_boxes(boxes: Any, record: Any, difficult: bool, min_iou: float) -> Any:
+    """Class of each box, R: that of the object which it overlaps most, by `min_iou` or more; else 0, or -1.
+
+    -1 is for what may show an object all the same: a box that lies, by as much, in a crowd, or on an object marked
+    difficult where `difficult` is False.
+    """
+    usable = usable_truths(record, difficult)  # T
+    near = truth_overlaps(boxes, record["truth_boxes"], record["truth_crowd"])  # R T
+    label = np.where((near >= min_iou) & ~usable, -1, 0).min(1, initial=0)  # R
+    if usable.any():
+        best = near[:, usable].argmax(1)  # R
+        found = near[:, usable][np.arange(len(boxes)), best] >= min_iou
+        label[found] = record["truth_labels"][usable][best[found]]
+    return label
 
 
-def draw(labels: Any, positives: int, negatives: int, generator: Any) -> Any:
-    """Indices of so many positives, drawn alike over all classes, and so many negatives; one may come twice."""
+def sample_batch(kinds: Sequence[Any], counts: Sequence[int], generator: Any) -> Any:
+    """Of each kind (an array of indices) so many, alike over all of them; one may come twice."""
     import torch
 
-    of = np.flatnonzero(labels > 0), np.flatnonzero(labels == 0)
-    drawn = [torch.randint(len(some), (n,), generator=generator).numpy() for some, n in zip(of, (positives, negatives))]
-    return np.concatenate([some[at] for some, at in zip(of, drawn)])
+    drawn = [k[torch.randint(len(k), (n,), generator=generator).numpy()] for k, n in zip(kinds, counts) if n]
+    return np.concatenate(drawn)
 
 
 def crop(image: Any, place: Any, side: int, net: Any, device: Any) -> Any:
@@ -65,7 +73,7 @@ class FineTuning(Stage):
     """Go on training a backbone, on warped proposals, to tell the classes of a data set and background.
 
     A proposal is of the class of the annotated box that it overlaps most, by `positive_iou` or more; the others are
-    background. Annotated boxes are positives too. What overlaps a crowd so much is left out.
+    background. Annotated boxes are positives too. Boxes that lie so much in a crowd are left out.
 
     backbone, weights, pool, random_state: as nets.backbones.load takes them; what training starts from.
     steps: batches; 70,000.
@@ -75,10 +83,10 @@ class FineTuning(Stage):
     new_rate: what the rate of the new last layer is multiplied by; 10.
     momentum, decay: of the descent.
     dropout: of fc6 and fc7, where the net has them; 0.5.
-    frozen: beginnings of names, below the trunk, of parameters that stay as they are; none.
+    frozen: names, below the trunk, of parts that stay as they are (features.0); none.
     norm: mean L2 norm that features are scaled to for the new layer, as for the SVMs; 20.
     mode, padding, size: of the crops, as WarpedCNN takes them.
-    difficult: whether objects marked difficult count; True.
+    difficult: whether objects marked difficult count; True. If not, boxes on them are left out.
     memory: GB of decoded images that are kept; 2.0.
     at_once: crops whose activations are in memory at a time; None is 32 on a CPU, 128 on a GPU.
     device: "auto", "cpu", "cuda" or "cuda:N".
@@ -151,25 +159,21 @@ class FineTuning(Stage):
         return {**super().key_params(), "weights": weights_key(self.backbone, self.weights), "precision": precision}
 
     def validate(self) -> None:
+        from . import sgd
         from .backbones import check, input_size
 
         check(self.backbone)
-        if self.mode not in MODES:
-            raise ValueError(f"mode is {self.mode!r}; it is one of {', '.join(MODES)}")
-        least = {"steps": 1, "positives": 1, "negatives": 0, "drop_every": 1, "padding": 0, "pool": 1, "at_once": 1}
+        sgd.check(self)
+        check_crops(self.mode, self.padding, self.size or input_size(self.backbone))
+        least = {"steps": 1, "positives": 1, "negatives": 0, "drop_every": 1, "pool": 1, "at_once": 1}
         for name, bound in least.items():
             if getattr(self, name) is not None and getattr(self, name) < bound:
                 raise ValueError(f"{name} is {getattr(self, name)}; it is at least {bound}")
-        for name in ("lr", "new_rate", "norm", "memory"):
+        for name in ("new_rate", "norm"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it is above 0")
         if not 0 < self.positive_iou <= 1:
             raise ValueError(f"positive_iou is {self.positive_iou}; it is in (0, 1]")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout is {self.dropout}; it is in [0, 1)")
-        side = self.size or input_size(self.backbone)
-        if side <= 2 * self.padding:
-            raise ValueError(f"size {side} leaves nothing of the box inside 2 x padding {self.padding}")
 
     def named(self, param: str) -> State:
         """The tensors of the weights that `weights` names."""
@@ -191,13 +195,16 @@ class FineTuning(Stage):
         if saved is None:  # else it comes back with the net
             net.scale.fill_(self._scale(net, images, found))
 
+        kinds = np.flatnonzero(found.label > 0), np.flatnonzero(found.label == 0)
+
         def loss(step: int, generator: Any) -> Iterator[Any]:
-            return self._losses(net.train(), images, found, generator)
+            batch = found.those(sample_batch(kinds, (self.positives, self.negatives), generator))
+            return self._losses(net.train(), images, batch, generator)
 
         self.history_ = sgd(net, loss, checkpoint, steps=self.steps, lr=self.lr, drop_every=self.drop_every,
                             momentum=self.momentum, decay=self.decay, rates={"classifier.": self.new_rate},
                             random_state=self.random_state)  # fmt: skip
-        net.eval()
+        self.net_ = net.eval().cpu()
 
     def build_modules(self, state: Mapping[str, Any]) -> None:
         from .backbones import Classifier, load
@@ -222,9 +229,8 @@ class FineTuning(Stage):
         return all_windows
 
     def _windows_of(self, record: Any) -> tuple[Any, Any]:
-        boxes, labels = training_boxes(record), record["truth_labels"]
-        ignored = record["truth_crowd"] | (record["truth_difficult"] & (not self.difficult))  # T
-        label = label_boxes(boxes, record["truth_boxes"], np.where(ignored, -1, labels), self.positive_iou)
+        boxes = training_boxes(record)
+        label = label_boxes(boxes, record, self.difficult, self.positive_iou)
         return boxes[label >= 0], label[label >= 0]
 
     # -- the net ---------------------------------------------------------------------------------------
@@ -237,7 +243,7 @@ class FineTuning(Stage):
         backbone = self._backbone()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.random_state)
-            net = Classifier(backbone, classes, self.dropout)
+            net = Classifier(backbone, classes)
             torch.nn.init.normal_(net.classifier.weight, std=0.01)
             torch.nn.init.zeros_(net.classifier.bias)
         return net.to(memory_format=torch.channels_last)
@@ -253,14 +259,12 @@ class FineTuning(Stage):
         return ("pool5", "fc6", "fc7") if "fc7" in layers_of(self.backbone) else ("pool5",)
 
     def _freeze(self, trunk: Any) -> None:
-        """UserError for a name that begins none of the trunk's."""
-        names = dict(trunk.named_parameters())
-        for start in self.frozen:
-            mine = [parameter for name, parameter in names.items() if name.startswith(start)]
+        """UserError for a name that is none of the trunk's parts."""
+        for part in self.frozen:
+            mine = [value for name, value in trunk.named_parameters() if f"{name}.".startswith(f"{part}.")]
             if not mine:
-                raise UserError(
-                    f"frozen: no parameter of {self.backbone} begins with {start!r}; one is {next(iter(names))}"
-                )
+                known, _ = next(trunk.named_parameters())
+                raise UserError(f"frozen: {self.backbone} has no part {part!r}; one is {known}")
             for parameter in mine:
                 parameter.requires_grad_(False)
 
@@ -269,11 +273,11 @@ class FineTuning(Stage):
         import torch
 
         rng = np.random.default_rng(self.random_state)
-        some = found.some(np.sort(rng.permutation(len(found.label))[:SAMPLE]))
+        some = found.those(np.sort(rng.permutation(len(found.label))[:SAMPLE]))
         norms = []
         for part in self._parts(len(some.label), net):
             with torch.no_grad(), low_precision(self.device):
-                features = net.eval().backbone(self._crops(net, images, some.some(part)), [net.layer])[net.layer]
+                features = net.eval().backbone(self._crops(net, images, some.those(part)), [net.layer])[net.layer]
             norms.append(row_norms(features.float().cpu().numpy()))
         mean = float(np.concatenate(norms).mean())
         if not (np.isfinite(mean) and mean > 0):
@@ -282,19 +286,18 @@ class FineTuning(Stage):
 
     # -- a step ----------------------------------------------------------------------------------------
 
-    def _losses(self, net: Any, images: Any, found: Windows, generator: Any) -> Iterator[Any]:
+    def _losses(self, net: Any, images: Any, batch: Windows, generator: Any) -> Iterator[Any]:
         """The cross entropy of a batch, in parts that add up to its mean."""
         import torch
 
-        batch = found.some(draw(found.label, self.positives, self.negatives, generator))
         mirror = torch.rand(len(batch.label), generator=generator) < 0.5
-        seed = int(torch.randint(2**62, (1,), generator=generator))
-        for number, part in enumerate(self._parts(len(batch.label), net)):
-            x = self._crops(net, images, batch.some(part))  # n 3 S S
+        masks = net.masks(len(batch.label), self.dropout, generator)
+        for part in self._parts(len(batch.label), net):
+            x = self._crops(net, images, batch.those(part))  # n 3 S S
             x = torch.where(mirror[part].to(x.device)[:, None, None, None], x.flip(3), x)
             labels = torch.as_tensor(batch.label[part], device=x.device)
-            with seeded(seed + number, x.device), low_precision(self.device):
-                scores = net(x)  # n K+1
+            with low_precision(self.device):
+                scores = net(x, {name: mask[part].to(x.device) for name, mask in masks.items()})  # n K+1
             yield torch.nn.functional.cross_entropy(scores.float(), labels, reduction="sum") / len(batch.label)
 
     def _parts(self, count: int, net: Any) -> Iterator[slice]:

@@ -71,7 +71,12 @@ def out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory was asked for in vain, of a GPU or of the system."""
     import torch
 
-    said = ("DefaultCPUAllocator", "not enough memory")  # torch gives the system's refusal no class of its own
+    said = (  # torch gives these refusals, of the system and of a full GPU's libraries, no class of their own
+        "DefaultCPUAllocator",
+        "not enough memory",
+        "CUBLAS_STATUS_ALLOC_FAILED",
+        "CUDNN_STATUS_ALLOC_FAILED",
+    )
     return isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)) or any(one in str(error) for one in said)
 
 

@@ -1,9 +1,7 @@
-"""Where a deep stage computes, in what number format, and from what seed."""
+"""Where a deep stage computes and in what number format."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -53,16 +51,6 @@ def low_precision(device: str) -> Any:
     import torch
 
     return torch.autocast(device_of(device).type, torch.bfloat16, enabled=precision_of("auto", device) == "bfloat16")
-
-
-@contextmanager
-def seeded(seed: int, device: Any) -> Iterator[None]:
-    """torch's global generators at this seed, for dropout, which takes no other; put back afterwards."""
-    import torch
-
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        yield
 
 
 @cache

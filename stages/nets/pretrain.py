@@ -12,13 +12,13 @@ from ..record import Record, Records
 from ..stage import Checkpoint, Stage
 from .images import remembered
 from .memory import reuse_freed_memory
-from .precision import device_of, low_precision, precision_of, seeded
+from .precision import device_of, low_precision, precision_of
 
 
 class Pretraining(Stage):
     """Train a backbone to tell the class of a whole image; gives a state, `weights=Ref("pretrain")`.
 
-    backbone: as nets.backbones.load takes it; trained from random weights, batch norms frozen.
+    backbone: as nets.backbones.load takes it; trained from random weights, batch norms too.
     epochs: passes over the images.
     batch: images in a step.
     lr, drop_epochs: the rate, and after how many passes it is multiplied by 0.1.
@@ -59,6 +59,7 @@ class Pretraining(Stage):
         return {**super().key_params(), "precision": precision_of("auto", self.device)}
 
     def validate(self) -> None:
+        from . import sgd
         from .backbones import check
 
         check(self.backbone)
@@ -67,11 +68,7 @@ class Pretraining(Stage):
                 raise ValueError(f"{name} is {getattr(self, name)}; it is at least 1")
         if self.shift < 0:
             raise ValueError(f"shift is {self.shift}; it is at least 0")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout is {self.dropout}; it is in [0, 1)")
-        for name in ("lr", "memory"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; it is above 0")
+        sgd.check(self)
 
     def fit(self, records: Records, checkpoint: Checkpoint) -> None:
         import torch
@@ -82,7 +79,9 @@ class Pretraining(Stage):
         device = device_of(self.device)
         if device.type == "cpu":
             reuse_freed_memory()
-        net = self.net_.to(device, memory_format=torch.channels_last).train()
+        net = self.net_.to(device, memory_format=torch.channels_last)
+        net.backbone.frozen_norms = False  # they have no statistics worth keeping yet
+        net.train()
         side = net.backbone.input_size
         labels = _labels(records)  # N
         images = remembered(lambda i: _resized(records[i]["image"], side), len(records), self.memory)
@@ -92,15 +91,15 @@ class Pretraining(Stage):
             indices = batch_of(step, self.batch, len(labels), self.random_state)
             x = torch.stack([images(i) for i in indices.tolist()])  # N 3 S S
             x = net.backbone.normalise(_moved(x, self.shift, generator).to(device))
-            seed = int(torch.randint(2**62, (1,), generator=generator))
-            with seeded(seed, device), low_precision(self.device):
-                scores = net(x)  # N K
+            masks = net.masks(len(x), self.dropout, generator)
+            with low_precision(self.device):
+                scores = net(x, {name: mask.to(device) for name, mask in masks.items()})  # N K
             yield torch.nn.functional.cross_entropy(scores.float(), labels[indices].to(device))
 
         self.history_ = sgd(net, loss, checkpoint, steps=passes * self.epochs, lr=self.lr,
                             drop_every=passes * self.drop_epochs, momentum=self.momentum,
                             decay=self.decay, random_state=self.random_state)  # fmt: skip
-        net.eval()
+        self.net_ = net.eval().cpu()
 
     def build_modules(self, state: Mapping[str, Any]) -> None:
         self.net_ = self._classifier(len(state["net_.classifier.weight"])).eval()
@@ -112,7 +111,7 @@ class Pretraining(Stage):
 
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.random_state)
-            return Classifier(load(self.backbone, None, self.random_state), classes, self.dropout)
+            return Classifier(load(self.backbone, None, self.random_state), classes)
 
 
 def _labels(records: Records) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ...errors import UserError
 from ..stage import Checkpoint, State
+from .memory import out_of_memory
 
 # number of the step, its CPU generator -> parts that add up to its loss; one is let go before the next is asked for
 Loss = Callable[[int, torch.Generator], Iterable[Tensor]]
@@ -29,7 +30,8 @@ def sgd(net: nn.Module, loss: Loss, checkpoint: Checkpoint, *, steps: int, lr: f
     rates: beginning of a parameter's name -> what its rate is multiplied by.
 
     The generator follows from `random_state` and the number of the step alone, so a run resumed from its
-    checkpoint takes the same steps as one never killed. UserError if the loss is no longer finite.
+    checkpoint takes the same steps as one never killed (on a GPU but for the order in which it adds up). UserError if
+    the loss is no longer finite, or a part of it does not fit into memory.
     """
     optimiser = torch.optim.SGD(_groups(net, rates or {}), lr=lr, momentum=momentum, weight_decay=decay)
     history = np.full(steps, np.nan, np.float32)
@@ -44,14 +46,34 @@ def sgd(net: nn.Module, loss: Loss, checkpoint: Checkpoint, *, steps: int, lr: f
         optimiser.step()
         checkpoint.progress(step + 1, steps, f"loss {history[max(0, step - 49) : step + 1].mean():.3f}")
         checkpoint.save(partial(_position, net, optimiser, history, step + 1))
+    optimiser.zero_grad(set_to_none=True)  # else they stay with the net, as large as it
     return history
+
+
+def check(stage: Any) -> None:
+    """ValueError, naming it, for a parameter of the descent that cannot be meant."""
+    if not 0 <= stage.momentum < 1:
+        raise ValueError(f"momentum is {stage.momentum}; it is in [0, 1)")
+    if not 0 <= stage.dropout < 1:
+        raise ValueError(f"dropout is {stage.dropout}; it is in [0, 1)")
+    for name in ("decay", "random_state"):
+        if getattr(stage, name) < 0:
+            raise ValueError(f"{name} is {getattr(stage, name)}; it is at least 0")
+    for name in ("lr", "memory"):
+        if not getattr(stage, name) > 0:
+            raise ValueError(f"{name} is {getattr(stage, name)}; it is above 0")
 
 
 def batch_of(step: int, batch: int, count: int, seed: int) -> np.ndarray:
     """The samples, of `count`, of a step: pass after pass in seeded orders, cut into batches across their seams."""
     at = np.arange(step * batch, (step + 1) * batch)
-    passes = {p: np.random.default_rng([seed, int(p)]).permutation(count) for p in np.unique(at // count)}
+    passes = {p: _order(int(p), count, seed) for p in np.unique(at // count)}
     return np.array([passes[i // count][i % count] for i in at])
+
+
+@lru_cache(maxsize=2)
+def _order(number: int, count: int, seed: int) -> np.ndarray:
+    return np.random.default_rng([seed, number]).permutation(count)
 
 
 def _groups(net: nn.Module, rates: Mapping[str, float]) -> list[dict[str, Any]]:
@@ -66,9 +88,15 @@ def _groups(net: nn.Module, rates: Mapping[str, float]) -> list[dict[str, Any]]:
 
 def _backward(parts: Iterable[Tensor]) -> float:
     total = 0.0
-    for part in parts:
-        part.backward()
-        total += part.item()
+    try:
+        for part in parts:
+            part.backward()
+            total += part.item()
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+        said = str(error).splitlines()[0] if str(error) else "no memory"
+        raise UserError(f"training does not fit into memory; lower at_once, or batch ({said})") from error
     return total
 
 
@@ -93,7 +121,7 @@ def _resume(net: nn.Module, optimiser: torch.optim.Optimizer, history: np.ndarra
     net.load_state_dict({n.removeprefix("net."): v for n, v in state.items() if n.startswith("net.")})
     for i, p in enumerate(_trained(optimiser)):
         if f"momentum.{i}" in state:
-            optimiser.state[p]["momentum_buffer"] = state[f"momentum.{i}"].to(p, copy=True)
+            optimiser.state[p]["momentum_buffer"] = torch.empty_like(p).copy_(state[f"momentum.{i}"])
     done = int(state["done"])
     history[:done] = state["history"].numpy()[:done]
     return done

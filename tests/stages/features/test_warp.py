@@ -159,3 +159,12 @@ def test_what_does_not_fit_into_memory_is_halved(monkeypatch: pytest.MonkeyPatch
     assert sizes == [8, 4, 4, 2, 4, 4, 1]
     for one, other in zip(found, plain):
         assert torch.equal(one["features.pool5"], other["features.pool5"])
+
+
+def test_what_fitted_in_small_batches_does_not_bound_larger_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    monkeypatch.setattr(module, "warp", lambda image, places, *a: sizes.append(len(places)) or warp(image, places, *a))
+    made = stage(batch=2)
+    made([record(BOXES[:4])])
+    made.set_params(batch=5)([record(BOXES[:7])])
+    assert sizes == [2, 2, 5, 2]

@@ -150,3 +150,13 @@ def test_images_that_do_not_fit_in_memory_are_read_again(trained: Pretraining) -
     stage = Pretraining(**QUICK, memory=1e-6)  # room for less than one
     stage.fit(records(150), NoCheckpoint())
     assert np.array_equal(stage.history_, trained.history_)
+
+
+def test_a_net_with_batch_norms_learns_them() -> None:
+    """From random weights frozen norms are none: the loss of such a net is not finite within three steps."""
+    stage = Pretraining("resnet18", epochs=1, batch=8, lr=0.01, device="cpu")
+    stage.fit(records(24), NoCheckpoint())
+    assert np.isfinite(stage.history_).all()
+    state = stage.state()
+    assert state["net_.backbone.trunk.bn1.running_mean"].abs().max() > 0
+    assert load("resnet18", state).trunk.bn1.running_mean.equal(state["net_.backbone.trunk.bn1.running_mean"])

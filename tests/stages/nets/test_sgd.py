@@ -133,3 +133,13 @@ def test_a_parameter_may_have_a_rate_of_its_own() -> None:
         drop_every=1, rates={"bias": 10})  # fmt: skip
     assert net.weight.item() == pytest.approx(-0.01)
     assert net.bias.item() == pytest.approx(-0.1)
+
+
+def test_what_does_not_fit_into_memory_is_told() -> None:
+    net = linear()
+
+    def loss(step: int, generator: torch.Generator) -> Iterator[torch.Tensor]:
+        yield net(torch.empty(1 << 50, 4)).sum()
+
+    with pytest.raises(UserError, match="does not fit into memory; lower at_once, or batch"):
+        sgd(net, loss, NoCheckpoint(), **OPTIONS)
