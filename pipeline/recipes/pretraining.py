@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from ...stages.datasets.shapes import ShapeCrops
 from ...stages.datasets.spec import open_dataset
 from ...stages.nets.pretrain import Pretraining
@@ -9,6 +11,7 @@ from ...stages.stage import Ref
 from ..pipeline import Step
 
 CROPS = 6000
+SHAPENET: dict[str, Any] = {"epochs": 14, "batch": 64, "lr": 0.05, "drop_epochs": 11, "shift": 4}  # a minute's
 
 
 def pretraining(
@@ -21,5 +24,10 @@ def pretraining(
     """
     if data is None and (backbone != "shapenet" or weights != "DEFAULT"):
         return [], weights
+    if data is not None and weights not in ("DEFAULT", None):
+        raise ValueError(f"weights {weights} are not used where the net is pre-trained on {data}: give one of them")
+    if data is not None and not data.startswith("labelled:"):
+        raise ValueError(f"pretrain is {data!r}; a net learns whole images by their class: labelled:DIR")
     images = ShapeCrops(CROPS) if data is None else open_dataset(data)
-    return [Step("pretrain", Pretraining(backbone=backbone), data=images)], Ref("pretrain")
+    schedule = SHAPENET if backbone == "shapenet" else {}
+    return [Step("pretrain", Pretraining(backbone=backbone, **schedule), data=images)], Ref("pretrain")

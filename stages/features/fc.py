@@ -48,6 +48,8 @@ class FCLayers(Frozen):
         for name, known in {"storage": STORAGE, "precision": PRECISIONS}.items():
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it is one of {', '.join(known)}")
+        if self.batch is not None and self.batch < 1:
+            raise ValueError(f"batch is {self.batch}; it is at least 1")
 
     def __call__(self, records: Sequence[Record]) -> list[dict[str, Any]]:
         net = self.net()
@@ -66,12 +68,15 @@ class FCLayers(Frozen):
         if source.shape[1] != net.lengths[self.source]:
             raise UserError(f"image {record.id!r}: features.{self.source} has {source.shape[1]} values "
                             f"a region, {self.backbone} takes {net.lengths[self.source]}")  # fmt: skip
-        param = next(net.parameters())
-        found: dict[str, list[Any]] = {layer: [] for layer in self.layers}
-        for part in source.split(self.batch or 512):
+        param, dtype = next(net.parameters()), getattr(torch, self.storage)
+        found = {layer: torch.empty(len(source), net.lengths[layer], dtype=dtype, device=param.device)
+                 for layer in self.layers}  # fmt: skip
+
+        def rows(part: slice) -> None:
             with torch.no_grad():
-                later = net.from_layer(self.source, part.to(param.device, param.dtype), self.layers)
+                later = net.from_layer(self.source, source[part].to(param.device, param.dtype), self.layers)
             for layer, features in later.items():
-                found[layer].append(features.to(getattr(torch, self.storage)))
-        whole = {layer: torch.cat(parts) for layer, parts in found.items()}  # R F
-        return {f"features.{layer}": self.finite(values, layer, record.id) for layer, values in whole.items()}
+                found[layer][part] = features  # n F
+
+        self.batched(rows, len(source), 512, "rows")
+        return {f"features.{layer}": self.finite(values, layer, record.id) for layer, values in found.items()}

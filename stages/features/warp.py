@@ -10,7 +10,6 @@ import numpy as np
 from ..nets.crops import check as check_crops
 from ..nets.crops import normalised, warp, windows
 from ..nets.frozen import STORAGE, Frozen
-from ..nets.memory import in_batches
 from ..nets.precision import PRECISIONS
 from ..record import Record
 from ..stage import Ref
@@ -93,9 +92,7 @@ class WarpedCNN(Frozen):
                 for layer, features in net(taken, self.layers).items():
                     found[layer][part] = features  # N F
 
-        size = self.batch or (16 if image.device.type == "cpu" else 256)
-        asked, fits = self.__dict__.get("_fits", (size, size))
-        self._fits = size, in_batches(crops, len(places), fits if asked == size else size, "crops")
+        self.batched(crops, len(places), 16 if image.device.type == "cpu" else 256, "crops")
 
 
 def _on_host(boxes: Any) -> np.ndarray:

@@ -174,6 +174,14 @@ def input_size(name: str) -> int:
     return _INPUT_SIZE.get(name, 224)
 
 
+@cache
+def trunk_names(name: str) -> tuple[str, ...]:
+    """The names of the trunk's parameters, without the memory for them."""
+    with torch.random.fork_rng(devices=[]), torch.device("meta" if _meta_builds(name) else "cpu"):
+        trunk = _build(name, ("pool5",), 1)[0].trunk
+    return tuple(n for n, _ in trunk.named_parameters())
+
+
 def load(name: str, weights: Any = None, random_state: int = 0,
          layers: Sequence[str] | None = None, pool: int = 6) -> Backbone:  # fmt: skip
     """The net `name` with its weights, float32 on the CPU, able to give `layers` (by default all).

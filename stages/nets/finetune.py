@@ -160,7 +160,7 @@ class FineTuning(Stage):
 
     def validate(self) -> None:
         from . import sgd
-        from .backbones import check, input_size
+        from .backbones import check, input_size, trunk_names
 
         check(self.backbone)
         sgd.check(self)
@@ -172,6 +172,10 @@ class FineTuning(Stage):
         for name in ("new_rate", "norm"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it is above 0")
+        names = trunk_names(self.backbone) if self.frozen else ()
+        for part in self.frozen:
+            if not any(f"{name}.".startswith(f"{part}.") for name in names):
+                raise ValueError(f"frozen: {self.backbone} has no part {part!r}; one is {names[0]}")
         if not 0 < self.positive_iou <= 1:
             raise ValueError(f"positive_iou is {self.positive_iou}; it is in (0, 1]")
 
@@ -259,13 +263,8 @@ class FineTuning(Stage):
         return ("pool5", "fc6", "fc7") if "fc7" in layers_of(self.backbone) else ("pool5",)
 
     def _freeze(self, trunk: Any) -> None:
-        """UserError for a name that is none of the trunk's parts."""
-        for part in self.frozen:
-            mine = [value for name, value in trunk.named_parameters() if f"{name}.".startswith(f"{part}.")]
-            if not mine:
-                known, _ = next(trunk.named_parameters())
-                raise UserError(f"frozen: {self.backbone} has no part {part!r}; one is {known}")
-            for parameter in mine:
+        for name, parameter in trunk.named_parameters():
+            if any(f"{name}.".startswith(f"{part}.") for part in self.frozen):
                 parameter.requires_grad_(False)
 
     def _scale(self, net: Any, images: Any, found: Windows) -> float:

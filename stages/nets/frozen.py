@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 from ...errors import UserError
 from ..stage import Ref, Stage, State
-from .memory import reuse_freed_memory
+from .memory import in_batches, reuse_freed_memory
 from .precision import device_of, precision_of
 
 STORAGE = ("float16", "float32")
@@ -65,6 +66,12 @@ class Frozen(Stage):
     def trimmed(self, net: Any) -> Any:
         """The net without the parts that this stage does not run."""
         return net
+
+    def batched(self, work: Callable[[slice], None], count: int, size: int, what: str) -> None:
+        """Do work on slices of `batch` things, by default `size`, halved as far as memory asks for it."""
+        asked = self.get_params()["batch"] or size
+        known, fits = self.__dict__.get("_fits", (asked, asked))  # what fitted before, if as much was asked then
+        self._fits = asked, in_batches(work, count, fits if known == asked else asked, what)
 
     def finite(self, features: Any, layer: str, id: str) -> Any:
         """The features. UserError if one overflowed the storage."""

@@ -29,7 +29,7 @@ def records(count: int, seed: int = 0, side: int = 64) -> RecordList:
     return RecordList([Record(f"{i:04}", of_image) for i, of_image in enumerate(fields)], CLASSES)
 
 
-QUICK = {"epochs": 2, "batch": 16, "lr": 0.01, "device": "cpu"}
+QUICK = {"backbone": "shapenet", "epochs": 2, "batch": 16, "lr": 0.01, "shift": 4, "device": "cpu"}
 
 
 @pytest.fixture(scope="module")
