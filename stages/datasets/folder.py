@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ...errors import UserError
 from ..record import Record, Records
@@ -59,17 +59,31 @@ class Folder(Files):
         self._entries = sorted((file.relative_to(top).as_posix(), file) for file in _files(top))
 
 
-def images_below(path: Path) -> list[Path]:
-    """The images below a folder, hidden ones excepted."""
-    files = [file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file()]
-    return [file for file in files if not any(part.startswith(".") for part in file.relative_to(path).parts)]
+class Below(NamedTuple):
+    """What is below a folder: images, images that are hidden or in hidden folders, and other files, not hidden."""
+
+    images: list[Path]
+    hidden: list[Path]
+    others: list[Path]
+
+
+def files_below(path: Path) -> Below:
+    """The files below a folder."""
+    found = Below([], [], [])
+    for file in path.rglob("*"):
+        hidden = any(part.startswith(".") for part in file.relative_to(path).parts)
+        if file.suffix.lower() in SUFFIXES and file.is_file():
+            (found.hidden if hidden else found.images).append(file)
+        elif not hidden and not file.is_dir():
+            found.others.append(file)
+    return found
 
 
 def _files(path: Path) -> list[Path]:
     """The images below a folder; a file is itself. UserError if there is none."""
     if not path.is_dir():
         return [path]
-    seen = images_below(path)
+    seen = files_below(path).images
     if not seen:
         raise UserError(f"there is no image below {path}")
     return seen

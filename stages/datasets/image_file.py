@@ -28,7 +28,8 @@ class Verdict(NamedTuple):
 
     fault: why it cannot be read to its last byte; "" if it can. size: height and width, as stored.
     mode: the channels, as Pillow names them. bits: of a channel. orientation: EXIF's, 1 for upright.
-    hash: of its bytes. thumbnail: SIDE SIDE uint8, grey.
+    hash: of its bytes; "" if the system did not give them, so that nothing is known of the image.
+    thumbnail: SIDE SIDE uint8, grey.
     """
 
     fault: str
@@ -70,9 +71,11 @@ def examine(path: str | Path) -> Verdict:
     """What an image file is, judged by reading all of it."""
     from PIL import Image
 
-    data = b""
     try:
         data = Path(path).read_bytes()
+    except OSError as error:
+        return Verdict(_reason(error))
+    try:
         with Image.open(io.BytesIO(data)) as image:
             return _verdict(image, _hash(data))
     except _faults() as error:

@@ -9,8 +9,9 @@ from typing import Literal, NamedTuple, get_args
 
 Kind = Literal[
     "missing image", "unreadable image", "wrong size", "missing annotation", "unreadable annotation",
-    "duplicate id", "unknown class", "unknown image", "no box", "box without size", "box outside", "box partly outside",
-    "double box", "empty annotation", "class without images", "EXIF-rotated", "CMYK", "16-bit", "grey",
+    "malformed entry", "duplicate id", "unknown class", "unknown image", "no box", "box without size", "box outside",
+    "box partly outside", "double box", "empty annotation", "class name near another", "class without images",
+    "two images of one name", "not read", "EXIF-rotated", "CMYK", "16-bit", "grey",
     "identical, in two sets", "near-identical, in two sets", "identical", "near-identical",
 ]  # fmt: skip
 KINDS: tuple[Kind, ...] = get_args(Kind)  # in the order of a report: the gravest first

@@ -18,6 +18,7 @@ FORMS = (
     "voc:DIR:SPLIT[:easy], coco:FILE.json[:IMAGES], labelled:DIR, folder:DIR or shapes:N[:SEED], "
     "all but folder also with #CLASS,CLASS behind it"
 )
+COCO_FORM = re.compile(r"(.+?\.json)(?::(.+))?")
 
 
 def open_dataset(spec: str) -> Records:
@@ -30,20 +31,29 @@ def open_dataset(spec: str) -> Records:
     folder:DIR           images without truth
     shapes:N[:SEED]      N drawn images
     ...#CLASS,CLASS      behind any but folder: labels 1..K are these classes, in this order; objects of other
-                         classes are as if never annotated, images stay
+                         classes are as if never annotated, images stay. A file or folder that is there under the
+                         whole name, # and all, is meant before classes are
     UserError if it has none of these forms, or names what is not there.
     """
     whole = re.fullmatch(r"(?!folder:)(.*)#([^#:/\\]+)", spec, re.DOTALL)  # a # further on in a path is a path's
-    if whole is None:
+    if whole is None or _is_there(spec):
         return _whole(spec)
     return Chosen(_whole(whole[1]), [name.strip() for name in whole[2].split(",")])
+
+
+def _is_there(spec: str) -> bool:
+    """Whether the path at the end of a spec is there."""
+    kind, _, rest = spec.partition(":")
+    if kind == "coco" and (match := COCO_FORM.fullmatch(rest)):
+        return _path(match[2] or match[1]).exists()
+    return kind == "labelled" and _path(rest).is_dir()
 
 
 def _whole(spec: str) -> Records:
     kind, _, rest = spec.partition(":")
     if kind == "voc" and (match := re.fullmatch(r"(.+?):([^:/\\]+?)(:easy)?", rest)):
         return VOC(_path(match[1]), match[2], difficult=match[3] is None)
-    if kind == "coco" and (match := re.fullmatch(r"(.+?\.json)(?::(.+))?", rest)):
+    if kind == "coco" and (match := COCO_FORM.fullmatch(rest)):
         return COCO(_path(match[1]), match[2] and _path(match[2]))
     if kind == "labelled" and rest:
         return Labelled(_path(rest))

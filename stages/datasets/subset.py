@@ -58,7 +58,8 @@ class Chosen(Subset):
         self.classes = tuple(names)
         self._labels = np.zeros(len(records.classes) + 1, np.int64)  # old label -> new one, 0 for none
         self._labels[np.add(old, 1)] = np.arange(1, len(old) + 1)
-        self.problems: list[Problem] = [p for p in getattr(records, "problems", ()) if p.label in ("", *names)]
+        others = set(records.classes) - set(names)  # of an unknown class is what may have been meant for one of ours
+        self.problems: list[Problem] = [p for p in getattr(records, "problems", ()) if p.label not in others]
         self.left_out = left_out(self.problems)
         if hasattr(records, "category_ids"):
             self.category_ids = tuple(records.category_ids[i] for i in old)

@@ -16,6 +16,7 @@ import numpy as np
 from ...errors import UserError
 from ..boxes import area
 from ..record import Record, Records
+from .class_names import near_pairs, nearest
 from .image_file import image_fields
 from .problem import Kind, Problem, Source, left_out
 
@@ -24,6 +25,8 @@ CLASSES = (
     "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
 )  # fmt: skip
 SUFFIXES = (".jpg", ".jpeg", ".png")
+SLIPS = 0.01  # of all objects: up to so many may have a name near one of the 20, and the classes are VOC's still
+STRANGE = 0.001  # of all objects: up to so many may have another name, where all of the 20 occur
 YEARS = re.compile(r"(\d{2}(?:\d{2})?(?:\+\d{2}(?:\d{2})?)*)_(.+)")
 COLUMN = re.compile(r"\s+-?[01]$")  # a list of one class says behind each stem whether it is there
 
@@ -78,7 +81,7 @@ def read_annotation(path: Path) -> Annotation:
         root = ElementTree.parse(path).getroot()
     except FileNotFoundError:
         raise UserError(f"there is no annotation {path}") from None
-    except (OSError, ElementTree.ParseError) as error:
+    except (OSError, ElementTree.ParseError, LookupError, ValueError) as error:  # the last two: of its encoding
         raise UserError(f"the annotation {path} cannot be read: {error}") from None
     size = _number(root, "size/height"), _number(root, "size/width")
     stated = (int(size[0]), int(size[1])) if size[0] > 0 and size[1] > 0 else None  # tools write 0 for unknown
@@ -110,7 +113,11 @@ class VOC(Records):
     difficult: keep the objects marked difficult; if not, they are left out as if never annotated.
     strict: refuse what cannot be used rather than leave it out.
     classes: names of labels 1..K. By default the 20 of VOC if no other name occurs in any annotation of the
-        folders, else all names that do, sorted, so that every split of a data set has the same labels.
+        folders, or so rarely that it is a slip: names near one of the 20 (dgo; class_names.nearest) for together one
+        object or SLIPS of all; any other name, where all of the 20 occur, for one object or STRANGE of all. Objects of
+        such a name are left out as of an unknown class. Else the classes are all names that occur, sorted, so that
+        every split of a data set has the same labels; one likely miswritten for another (class_names.near_pairs) is
+        told.
 
     problems: what is wrong with the split as its annotations show it. Objects without a name among the classes or
         without a box that has a size, judged on the numbers as written, are left out; so are images without a file or
@@ -131,8 +138,9 @@ class VOC(Records):
         self.root, self.split, self.difficult, self.strict = Path(root), split, difficult, strict
         folders, lists = find_folders(self.root, split)
         annotations = {folder: _annotations(folder) for folder in folders.values()}
-        self.classes = tuple(classes) if classes is not None else _classes(annotations.values())
-        self.problems: list[Problem] = []
+        counts = _counts(annotations.values())
+        self.classes = tuple(classes) if classes is not None else _classes(counts)
+        self.problems: list[Problem] = list(_doubtful(annotations, counts, self.classes))
         found = [self._entries_of(folder, prefix, lists, annotations[folder]) for prefix, folder in folders.items()]
         self._entries = sorted((entry for entries in found for entry in entries), key=lambda entry: entry.id)
         self.left_out = left_out(self.problems)
@@ -176,7 +184,16 @@ class VOC(Records):
                 path = folder / "JPEGImages" / stem
                 self._lost("missing image", path, "there is no such image (.jpg, .jpeg or .png), and a split lists it")
             else:
-                yield Entry(prefix + stem, images[stem], file, annotation.size, self._kept(file, annotation.objects))
+                image = self._one(images[stem])
+                yield Entry(prefix + stem, image, file, annotation.size, self._kept(file, annotation.objects))
+
+    def _one(self, images: Sequence[Path]) -> Path:
+        """The image to read, of all that have one stem."""
+        *others, image = images
+        for other in others:
+            what = f"{other.name} has the same name but for the suffix, and is not read"
+            self.problems.append(Problem("two images of one name", str(image), what))
+        return image
 
     def _lost(self, kind: Kind, file: Path, what: str) -> None:
         self.problems.append(Problem(kind, str(file), what, "image"))
@@ -193,12 +210,16 @@ class VOC(Records):
 
     def _fault(self, o: Object) -> tuple[Kind, str] | None:
         if o.name not in self.classes:
-            return "unknown class", f"is a {o.name!r}, which is not among the classes" if o.name else "has no class"
+            return "unknown class", self._unknown(o.name) if o.name else "has no class"
         if any(map(math.isnan, o.raw)):
             return "no box", "has no box of four numbers"
         if o.empty:
             return "box without size", f"has a box of no size, ({', '.join(f'{value:g}' for value in o.raw)})"
         return None
+
+    def _unknown(self, name: str) -> str:
+        near = nearest(name, self.classes)
+        return f"is a {name!r}, which is not among the classes" + (f"; {near!r} is" if near else "")
 
     def _stems(self, folder: Path, lists: Sequence[str], known: Set[str]) -> list[str]:
         """What the lists name, each once; a name twice in one list is worth knowing."""
@@ -246,10 +267,36 @@ def _annotation_or_fault(path: Path) -> Annotation | str:
         return str(error).removeprefix(f"the annotation {path} ")
 
 
-def _classes(annotations: Iterable[Mapping[str, Annotation | str]]) -> tuple[str, ...]:
+def _counts(annotations: Iterable[Mapping[str, Annotation | str]]) -> Counter[str]:
+    """Name -> how many objects have it."""
     read = [found for of_folder in annotations for found in of_folder.values() if isinstance(found, Annotation)]
-    names = {o.name for annotation in read for o in annotation.objects if o.name}
-    return CLASSES if names <= set(CLASSES) else tuple(sorted(names))
+    return Counter(o.name for annotation in read for o in annotation.objects if o.name)
+
+
+def _classes(counts: Counter[str]) -> tuple[str, ...]:
+    """VOC's 20 if only slips are not of them, else all names."""
+    strays = {name: n for name, n in counts.items() if name not in CLASSES}
+    near = sum(n for name, n in strays.items() if nearest(name, CLASSES))
+    far, total = sum(strays.values()) - near, counts.total()
+    whole = counts.keys() >= set(CLASSES)
+    few = near <= max(1, SLIPS * total) and (not far or (whole and far <= max(1, STRANGE * total)))
+    slips = few and near + far < total
+    return CLASSES if slips or not strays else tuple(sorted(counts))
+
+
+def _doubtful(
+    annotations: Mapping[Path, Mapping[str, Annotation | str]], counts: Counter[str], classes: Sequence[str]
+) -> Iterator[Problem]:
+    """Classes that are likely others, miswritten, each with the first file that has it."""
+    for name, other in near_pairs({name: n for name, n in counts.items() if name in classes}):
+        files = (
+            folder / "Annotations" / f"{stem}.xml"
+            for folder, of_folder in annotations.items()
+            for stem, found in of_folder.items()
+            if isinstance(found, Annotation) and any(o.name == name for o in found.objects)
+        )
+        what = f"the class {name!r} ({counts[name]} objects) is near {other!r} ({counts[other]} objects)"
+        yield Problem("class name near another", str(next(files)), what)
 
 
 def _listed(path: Path, known: Set[str]) -> list[str]:
@@ -257,12 +304,19 @@ def _listed(path: Path, known: Set[str]) -> list[str]:
     if not path.is_file():
         there = ", ".join(sorted(p.stem for p in path.parent.glob("*.txt"))) or "none"
         raise UserError(f"there is no split {path} (there are: {there})")
-    lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"the split {path} cannot be read: {error}") from None
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     return [line if line in known else COLUMN.sub("", line) for line in lines]
 
 
-def _images(folder: Path) -> dict[str, Path]:
-    """Stem -> image file; of two with one stem the JPEG."""
+def _images(folder: Path) -> dict[str, list[Path]]:
+    """Stem -> image files, JPEGs last: the last is the one to read."""
     paths = [path for path in (folder / "JPEGImages").glob("*") if path.suffix.lower() in SUFFIXES]
     paths.sort(key=lambda path: (-SUFFIXES.index(path.suffix.lower()), path.name))
-    return {path.stem: path for path in paths}
+    found: dict[str, list[Path]] = {}
+    for path in paths:
+        found.setdefault(path.stem, []).append(path)
+    return found

@@ -12,6 +12,7 @@ from PIL import Image
 from pycocotools import mask as pycoco
 from pycocotools.coco import COCO as Official
 from rcnn.errors import UserError
+from rcnn.stages.boxes import overlap
 from rcnn.stages.datasets.coco import COCO
 from rcnn.stages.masks import box_of, decode
 from rcnn.stages.record import check_field
@@ -29,7 +30,7 @@ def document() -> dict[str, Any]:
     polygon = {"segmentation": [[1, 1, 21, 1, 21, 11, 1, 11]], "bbox": [1, 1, 20, 10], "area": 199.5}
     packed = {"segmentation": {"size": [HEIGHT, WIDTH], "counts": PACKED}, "bbox": [5, 4, 12, 5], "area": 60}
     runs = {
-        "segmentation": {"size": [HEIGHT, WIDTH], "counts": RUNS},
+        "segmentation": {"size": [HEIGHT, WIDTH], "counts": list(RUNS)},
         "bbox": [5, 4, 12, 5],
         "area": 60,
         "iscrowd": 1,
@@ -176,10 +177,14 @@ def test_a_broken_mask_is_named(tmp_path: Path) -> None:
 CHANGES: dict[str, Callable[[dict[str, Any]], Any]] = {
     "'categories'": lambda d: d.pop("categories"),
     "'annotations'": lambda d: d.pop("annotations"),
-    "'height'": lambda d: d["images"][0].pop("height"),
+    "'images'": lambda d: d.update(images={"1": {}}),
     "'bbox'": lambda d: [annotation.pop("bbox") for annotation in d["annotations"]],
-    "'category_id'": lambda d: d["annotations"][0].pop("category_id"),
-    "two categories": lambda d: d["categories"][0].update(id=3),
+    "two categories have one id": lambda d: d["categories"][0].update(id=3),
+    "two categories have one name, 'car'": lambda d: d["categories"][0].update(name="car"),
+    "the category 'car' lacks": lambda d: d["categories"].append("car"),
+    "the category .* lacks": lambda d: d["categories"][0].pop("id"),
+    "annotation 100 has no category_id": lambda d: [annotation.pop("category_id") for annotation in d["annotations"]],
+    "image 7 has no 'file_name'": lambda d: [image.update(file_name=3) for image in d["images"]],
     "no image": lambda d: d["images"].clear() or d["annotations"].clear(),
     "the id of image 9": lambda d: d["images"][0].update(id=9) or d["annotations"].clear(),
     "the file_name of image": lambda d: d["images"][0].update(file_name="a.jpg"),
@@ -204,7 +209,123 @@ FAULTS: dict[str, tuple[str, Callable[[dict[str, Any]], Any]]] = {
         "box without size",
         lambda d: d["annotations"][1].update(bbox=[5, 5, -3, 4]),
     ),
+    "annotation 100 of image 7 has a box of no size, (500, 10, 1e-06, 5)": (  # no width is left of it in float32
+        "box without size",
+        lambda d: d["annotations"][0].update(bbox=[500, 10, 1e-6, 5]),
+    ),
+    "annotation 102 of image 7 has a box of no size, (1, 300, 2, 1e-05)": (
+        "box without size",
+        lambda d: d["annotations"][2].update(bbox=[1, 300, 2, 1e-5]),
+    ),
+    "annotation 101 has no category_id": ("unknown class", lambda d: d["annotations"][1].pop("category_id")),
+    "annotation 101 is of category 9": ("unknown class", lambda d: d["annotations"][1].update(category_id="9")),
+    "annotation 102 has no image_id": ("unknown image", lambda d: d["annotations"][2].update(image_id=[7])),
+    "annotation 100 has no image_id": ("unknown image", lambda d: d["annotations"][0].pop("image_id")),
+    "annotation number 1 (counted from 0) has no image_id": ("unknown image", lambda d: nameless(d, "image_id")),
+    "annotation number 1 (counted from 0) has no category_id": ("unknown class", lambda d: nameless(d, "category_id")),
+    "annotation number 0 (counted from 0) is no JSON object": (
+        "malformed entry",
+        lambda d: d["annotations"].__setitem__(0, "spoon"),
+    ),
+    "annotation 100 of image 7 has no box of": ("no box", lambda d: d["annotations"][0].update(bbox="abcd")),
+    "annotation 102 of image 7 has no box of": (
+        "no box",
+        lambda d: d["annotations"][2].update(bbox=[1, 2, 3, 10**400]),
+    ),
+    "annotation 101 of image 7 has no box of": ("no box", lambda d: d["annotations"][1].update(bbox=[1, 2, "3", 4])),
+    "annotation 100 of image 7 has an area": ("malformed entry", lambda d: d["annotations"][0].update(area=None)),
+    "annotation 101 of image 7 has an area": ("malformed entry", lambda d: d["annotations"][1].update(area="60")),
+    "annotation 102 of image 7 has an iscrowd": ("malformed entry", lambda d: d["annotations"][2].update(iscrowd="no")),
 }
+
+
+def nameless(content: dict[str, Any], without: str) -> None:
+    content["annotations"][1].pop("id")
+    content["annotations"][1].pop(without)
+
+
+SEGMENTATIONS: list[Any] = [
+    5, "text", [1, 2, 3, 4, 5, 6], [[1, 2, 3, 4, 5, "6"]], [[1, 2, 3, 4, 5, 6, 7]], [[1, 2, 3, 4]],
+    [[1, 2, 3, 4, 5, None]], [[1, 2, 3, 4, 5, 1e999]], [[[1, 2], [3, 4], [5, 6]]], ["abcdef"],
+    {"size": [30, 40]}, {"counts": PACKED}, {"counts": 5, "size": [30, 40]}, {"counts": [1.5, 2], "size": [30, 40]},
+    {"counts": [10**30], "size": [30, 40]}, {"counts": PACKED, "size": 30},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("segmentation", SEGMENTATIONS, ids=range(len(SEGMENTATIONS)))
+def test_an_odd_segmentation_loses_its_object(tmp_path: Path, segmentation: Any) -> None:
+    content = document()
+    content["annotations"][1]["segmentation"] = segmentation
+    data = COCO(write(tmp_path, content))
+    (problem,) = (problem for problem in data.problems if problem.kind == "malformed entry")
+    assert problem.what.startswith("annotation 101 of image 7 has a segmentation that is neither")
+    assert (problem.loses, problem.label) == ("object", "car")
+    assert len(data[1]["truth_labels"]) == len(data[1]["truth_masks"]) == 2
+
+
+def test_a_part_without_area_loses_nothing(tmp_path: Path) -> None:
+    content = document()
+    content["annotations"][0]["segmentation"].append([1, 2])
+    assert decode(COCO(write(tmp_path, content))[1]["truth_masks"][0]).sum() == 200
+
+
+@pytest.mark.parametrize(("said", "crowd"), [("0", False), ("1", True), (0, False), (True, True), (1.0, True)])
+def test_a_crowd_is_a_number_however_it_is_written(tmp_path: Path, said: Any, crowd: bool) -> None:
+    content = document()
+    content["annotations"][0]["iscrowd"] = said
+    assert COCO(write(tmp_path, content))[1]["truth_crowd"].tolist() == [crowd, False, True]
+
+
+IMAGES: dict[str, Callable[[list[Any]], Any]] = {
+    "image 9 has no 'height'": lambda images: images[1].pop("height"),
+    "image 9 has no 'width'": lambda images: images[1].update(width=None),
+    "image 9 has a width of -4": lambda images: images[1].update(width=-4),
+    "image 9 has no 'file_name'": lambda images: images[1].update(file_name=3),
+    "image number 1 (counted from 0) has no 'id'": lambda images: images[1].pop("id"),
+    "image number 1 (counted from 0) is no JSON object": lambda images: images.__setitem__(1, 3),
+}
+
+
+@pytest.mark.parametrize("said", IMAGES)
+def test_an_image_that_says_too_little_is_left_out_and_told(tmp_path: Path, said: str) -> None:
+    content = document()
+    IMAGES[said](content["images"])
+    data = COCO(write(tmp_path, content))
+    assert [record.id for record in data] == ["b.jpg"]
+    (problem,) = (problem for problem in data.problems if problem.loses == "image")
+    assert (problem.kind, problem.what) == ("malformed entry", said)
+
+
+def test_the_objects_of_an_image_that_is_left_out_go_with_it(tmp_path: Path) -> None:
+    content = document()
+    content["images"][0].pop("height")
+    content["images"].append({"id": 9, "file_name": "c.jpg"})  # and the sound one of its id is in doubt
+    content["images"].append({"id": 1, "file_name": "d.jpg", "height": HEIGHT, "width": WIDTH})
+    file = write(tmp_path, content)
+    Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / "val2017" / "d.jpg")
+    data = COCO(file)
+    assert [record.id for record in data] == ["d.jpg"]
+    assert [(problem.kind, problem.loses) for problem in data.problems] == [
+        ("malformed entry", "image"), ("malformed entry", "image"), ("duplicate id", "image"), ("empty annotation", ""),
+    ]  # fmt: skip
+
+
+def test_an_annotation_without_id_is_called_by_its_place(tmp_path: Path) -> None:
+    content = document()
+    for annotation in content["annotations"]:
+        del annotation["id"]
+    data = COCO(write(tmp_path, content))
+    assert data.source(1).objects[1] == "annotation number 1 (counted from 0) (car)"
+    assert "annotation number 3 (counted from 0) of image 7" in data.left_out[0]
+    assert all(problem.kind != "duplicate id" for problem in data.problems)
+
+
+def test_a_box_of_part_of_a_pixel_has_a_size(tmp_path: Path) -> None:
+    content = document()
+    content["annotations"][0]["bbox"] = [0, 0, 1e-6, 0.25]
+    boxes = COCO(write(tmp_path, content))[1]["truth_boxes"]
+    assert boxes[0].tolist() == [0, 0, pytest.approx(1e-6), 0.25]
+    np.testing.assert_array_equal(np.diag(overlap(boxes, boxes)), 1)
 
 
 @pytest.mark.parametrize("said", FAULTS)
@@ -241,7 +362,7 @@ def test_an_image_without_annotations_is_worth_knowing(tmp_path: Path) -> None:
     assert (problem.what, problem.loses) == ("image 9 (a.jpg) has no annotation", "")
 
 
-@pytest.mark.parametrize("content", ["{", "[]"])
+@pytest.mark.parametrize("content", ["{", "[]", "3", "[" * 100_000], ids=["cut", "list", "number", "deep"])
 def test_what_is_no_annotation_file_is_named(tmp_path: Path, content: str) -> None:
     (tmp_path / "x.json").write_text(content)
     with pytest.raises(UserError, match=r"x\.json"):

@@ -35,7 +35,7 @@ def test_a_folder_is_a_class_and_an_image_one_object(folder: Path) -> None:
     assert record["truth_boxes"].tolist() == [[0, 0, 8, 6]]
     assert record["truth_areas"].tolist() == [48]
     assert record["image"].shape == (6, 8, 3)
-    assert data.problems == []
+    assert data.left_out == []
 
 
 def test_fields_are_as_declared_and_go_to_another_process(folder: Path) -> None:
@@ -68,10 +68,24 @@ def test_what_has_no_class_and_a_class_without_images_are_told(folder: Path) -> 
     assert data.classes == ("ant", "bee", "dog")
     assert data[1]["truth_labels"].tolist() == [3]
     assert [(problem.kind, problem.loses) for problem in data.problems] == [
-        ("missing annotation", "image"), ("class without images", ""),
+        ("missing annotation", "image"), ("class without images", ""), ("not read", ""), ("not read", ""),
     ]  # fmt: skip
     assert len(data.left_out) == 1
     assert "stray.jpg" in data.left_out[0]
+
+
+def test_what_is_not_read_is_told_by_folder(folder: Path) -> None:
+    (folder / "ant" / ".git").mkdir()
+    for name in ("readme.md", ".a.jpg", ".notes", "ant/.git/b.jpg", "dog/b.HEIC", "dog/c.txt", "dog/d.txt"):
+        (folder / name).write_text("")
+    (folder / ".empty").mkdir()
+    told = {(Path(p.file).name, p.what) for p in Labelled(folder).problems if p.kind == "not read"}
+    assert told == {
+        ("set", "what is hidden is not read: .a.jpg, .hidden"),
+        ("set", "what is no image is not read: readme.md"),
+        ("ant", "what is hidden is not read: .git/b.jpg"),
+        ("dog", "what is no image is not read: b.HEIC, c.txt, d.txt and 1 more"),
+    }
 
 
 def test_a_spec_names_it(folder: Path) -> None:

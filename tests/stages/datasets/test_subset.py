@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 from rcnn.errors import UserError
 from rcnn.stages.datasets.coco import COCO
+from rcnn.stages.datasets.problem import Problem
 from rcnn.stages.datasets.shapes import Shapes
 from rcnn.stages.datasets.spec import open_dataset
 from rcnn.stages.datasets.subset import Chosen, Subset, keep_truths
@@ -59,6 +60,13 @@ def test_objects_of_other_classes_are_not_left_out_but_never_annotated(coco: Pat
     assert [problem.kind for problem in chosen.problems] == ["empty annotation"]
 
 
+def test_what_has_no_class_of_the_set_may_be_of_the_chosen_ones(coco: Path) -> None:
+    problem = Problem("unknown class", "a.xml", "object 0 is a 'spon'", "object", "spon")
+    whole = COCO(coco)
+    whole.problems.append(problem)
+    assert Chosen(whole, ["spoon"]).left_out == [str(problem)]
+
+
 def test_the_identity_of_masks_tells_which_are_taken(coco: Path) -> None:
     forks, spoons = (Chosen(COCO(coco), [name])[0].raw("truth_masks").identity() for name in ("fork", "spoon"))
     assert forks != spoons
@@ -79,6 +87,22 @@ def test_a_hash_in_a_path_is_no_class(tmp_path: Path) -> None:
     assert len(open_dataset(f"folder:{tmp_path}/a#b")) == 1
     with pytest.raises(UserError, match="ImageSets"):
         open_dataset(f"voc:{tmp_path}/a#b:train")
+
+
+def test_what_is_there_under_the_whole_name_is_meant_before_classes_are(coco: Path) -> None:
+    folder = coco.parent
+    (folder / "c#car.json").write_bytes(coco.read_bytes())
+    assert len(open_dataset(f"coco:{folder}/c#car.json").classes) == 3
+    assert open_dataset(f"coco:{folder}/c#car.json#fork").classes == ("fork",)
+    for name in ("set", "set#2"):
+        (folder / name / f"of {name}").mkdir(parents=True)
+        Image.new("RGB", (3, 3)).save(folder / name / f"of {name}" / "x.jpg")
+    assert open_dataset(f"labelled:{folder}/set#2").classes == ("of set#2",)
+    assert open_dataset(f"labelled:{folder}/set#of set").classes == ("of set",)
+    for image in ("a.jpg", "b.jpg"):
+        (folder / "set#2" / image).write_bytes((folder / image).read_bytes())
+    data = open_dataset(f"coco:{coco}:{folder}/set#2")
+    assert (len(data.classes), data.images) == (3, folder / "set#2")  # type: ignore[attr-defined]
 
 
 def test_any_data_set_with_classes_can_be_chosen_from() -> None:

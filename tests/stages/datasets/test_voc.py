@@ -114,6 +114,47 @@ def test_other_classes_are_those_of_every_split(tmp_path: Path) -> None:
         assert data[0]["truth_labels"][0] == label
 
 
+def names_of(tmp_path: Path, counts: dict[str, int]) -> VOC:
+    """A set of two images, the first with so many objects of each name."""
+    objects: Objects = [(name, (1, 1, 9, 9), 0) for name, n in counts.items() for _ in range(n)]
+    return VOC(write(tmp_path, {"trainval": {"a": objects, "b": [("dog", (1, 1, 9, 9), 0)]}}))
+
+
+TWENTY = dict.fromkeys(CLASSES, 10)
+
+
+@pytest.mark.parametrize(
+    ("counts", "lost"),
+    [
+        ({"dog": 1, "cat": 1, "dgo": 1}, 1),  # near, and only once
+        ({"dog": 200, "cat": 97, "dgo": 1, "Cat": 1}, 2),  # near, 1 % of all
+        ({"dog": 190, "cat": 97, "dgo": 1, "Cat": 3}, 0),
+        ({"dog": 500, "helmet": 1}, 0),  # it is near none, and this is not a set of the 20
+        ({**TWENTY, "helmet": 1}, 1),
+        ({**TWENTY, "helmet": 2}, 0),  # more than 1 in 1000, so it may be meant as the 21st
+        ({**TWENTY, "person": 2000, "helmet": 2}, 2),
+        ({**TWENTY, "dgo": 1, "helmet": 1}, 2),
+    ],
+)
+def test_a_slip_does_not_turn_voc_into_another_set(tmp_path: Path, counts: dict[str, int], lost: int) -> None:
+    data = names_of(tmp_path, counts)
+    assert data.classes == (CLASSES if lost else tuple(sorted(counts)))
+    assert [problem.kind for problem in data.problems if problem.loses] == ["unknown class"] * lost
+    assert len(data.left_out) == lost
+    if "dgo" in counts and lost:
+        assert any(
+            "a.xml" in said and "'dgo', which is not among the classes; 'dog' is" in said for said in data.left_out
+        )
+
+
+def test_a_class_near_another_is_worth_knowing(tmp_path: Path) -> None:
+    data = names_of(tmp_path, {"wolf": 40, "bear": 1, "wolff": 2})
+    assert data.classes == ("bear", "dog", "wolf", "wolff")
+    (problem,) = data.problems
+    assert (problem.kind, problem.loses, Path(problem.file).name) == ("class name near another", "", "a.xml")
+    assert problem.what == "the class 'wolff' (2 objects) is near 'wolf' (40 objects)"
+
+
 def test_given_classes_are_the_labels(root: Path) -> None:
     data = VOC(root, "trainval", classes=["person", "cat", "dog"])
     assert data[1]["truth_labels"].tolist() == [3, 1]
@@ -132,6 +173,32 @@ def test_a_union_of_splits_holds_each_image_once(root: Path) -> None:
 def test_the_column_of_a_list_of_one_class_is_no_name(root: Path) -> None:
     (root / "ImageSets" / "Main" / "dog_train.txt").write_text("a -1\nb  1\n")
     assert [record.id for record in VOC(root, "dog_train")] == ["a", "b"]
+
+
+def test_a_list_that_is_no_text_is_named(root: Path) -> None:
+    (root / "ImageSets" / "Main" / "odd.txt").write_bytes("träum\n".encode("latin-1"))
+    with pytest.raises(UserError, match=r"odd\.txt cannot be read"):
+        VOC(root, "odd")
+    (root / "ImageSets" / "Main" / "odd.txt").write_bytes(b"\xef\xbb\xbfa\n")
+    assert [record.id for record in VOC(root, "odd")] == ["a"]
+
+
+def test_an_annotation_that_is_a_folder_is_left_out(root: Path) -> None:
+    (root / "Annotations" / "b.xml").unlink()
+    (root / "Annotations" / "b.xml").mkdir()
+    data = VOC(root)
+    assert [record.id for record in data] == ["a"]
+    assert "b.xml" in data.left_out[0]
+
+
+def test_two_images_of_one_name_are_told(root: Path) -> None:
+    Image.new("RGB", (4, 3)).save(root / "JPEGImages" / "a.png")
+    Image.new("RGB", (4, 3)).save(root / "JPEGImages" / "c.png")  # of another split
+    data = VOC(root)
+    assert data.source(0).image == root / "JPEGImages" / "a.jpg"
+    (problem,) = (p for p in data.problems if p.kind == "two images of one name")
+    assert (problem.file, problem.loses) == (str(root / "JPEGImages" / "a.jpg"), "")
+    assert problem.what == "a.png has the same name but for the suffix, and is not read"
 
 
 def test_names_may_hold_spaces_and_dots(tmp_path: Path) -> None:
@@ -209,6 +276,8 @@ def test_a_split_of_which_nothing_remains_is_refused(root: Path) -> None:
     ("text", "kind", "said"),
     [
         ("<annotation><object>", "unreadable annotation", "cannot be read"),
+        ("<?xml version='1.0' encoding='klingon'?><annotation/>", "unreadable annotation", "cannot be read"),
+        ("<?xml version='1.0' encoding='big5'?><annotation/>", "unreadable annotation", "cannot be read"),
         (annotation([("dog", (1, "x", 3, 4), 0)]), "no box", "dog"),
         (annotation([("dog", (1, "nan", 3, 4), 0)]), "no box", "dog"),
         (annotation([("", (1, 2, 3, 4), 0)]), "unknown class", "no name"),
@@ -269,4 +338,6 @@ def test_bccd_is_as_its_notes_say(data_root: Path) -> None:
             assert (low >= 0).all()
             assert (high <= record["size"][::-1]).all()
             assert (high > low).all()
-    assert len(VOC(data_root / "data" / "bccd", "trainval+test")) == 364
+    whole = VOC(data_root / "data" / "bccd", "trainval+test")
+    assert (len(whole), whole.classes) == (364, ("Platelets", "RBC", "WBC"))
+    assert all(problem.kind in ("box without size", "empty annotation") for problem in whole.problems)
