@@ -129,8 +129,8 @@ class Classifier(nn.Module):
     def masks(self, count: int, dropout: float, generator: torch.Generator) -> dict[str, Tensor]:
         """For each of fc6 and fc7 what `count` rows of it are multiplied by: 0 with the probability `dropout`."""
         return {
-            name: (torch.rand(count, part.out_features, generator=generator) >= dropout) / (1 - dropout)
-            for name, part in self.backbone.head.items()
+            name: (torch.rand(count, self.backbone.lengths[name], generator=generator) >= dropout) / (1 - dropout)
+            for name in self.backbone.head
         }
 
 
