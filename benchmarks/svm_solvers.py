@@ -6,7 +6,8 @@ Both sides minimise the same objective of the same rows on the same cores: L-BFG
 LinearSVC in as many joblib workers of one thread each, primal or dual, whichever is the faster on the first class. Its
 sparse float64 rows are made, and shared with the workers, before the clock starts; L-BFGS converts its float16 rows
 while it runs. LinearSVC stops at --tol; L-BFGS at the loosest of a few tolerances that brings every class's
-objective to within --within of LinearSVC's or below. Rounds are interleaved; the ratio is the median over rounds.
+objective to within --within of LinearSVC's or below. Rounds are interleaved; the ratio is the median over rounds. The
+objectives are compared at the default tolerances of the stage LinearSVMs, too, whose liblinear is the dual one.
 
 The rows are max(0, scenes + prototypes + noise - 0.6) in float16, scaled to a mean norm of 20: one in fifty is a
 positive, one in two shows some class weakly.
@@ -26,7 +27,7 @@ import torch
 from joblib import Parallel, delayed, parallel_config
 from rcnn.stages.classifiers.lbfgs import Rows, Solution, minimise
 from rcnn.stages.classifiers.liblinear import sparse_rows
-from rcnn.stages.classifiers.svm import objective
+from rcnn.stages.classifiers.svm import SOLVERS, objective
 from sklearn.svm import LinearSVC
 
 TERMS: dict[str, Any] = {"C": 1e-3, "positive_weight": 2.0}  # LinearSVMs' defaults
@@ -84,7 +85,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, default in {"rows": 20_000, "length": 4096, "classes": 20, "rounds": 5}.items():
         parser.add_argument(f"--{name}", type=int, default=default)
-    parser.add_argument("--tol", type=float, default=0.1, help="of LinearSVC; LinearSVMs' default")
+    parser.add_argument("--tol", type=float, default=SOLVERS["liblinear"], help="of LinearSVC; LinearSVMs' default")
     parser.add_argument("--within", type=float, default=1e-4, help="share of an objective that L-BFGS may be above")
     args = parser.parse_args()
     cores = len(os.sched_getaffinity(0))
@@ -95,11 +96,14 @@ def main() -> None:
     dual = first[True] < first[False]
     with parallel_config("loky", n_jobs=cores, inner_max_num_threads=1), Parallel() as workers:
 
-        def theirs() -> tuple[Any, Any]:
-            svms = workers(delayed(by_liblinear)(shared, sign, dual, args.tol) for sign in signs)
+        def theirs(dual: bool = dual, tol: float = args.tol) -> tuple[Any, Any]:
+            svms = workers(delayed(by_liblinear)(shared, sign, dual, tol) for sign in signs)
             return np.stack([w for w, _ in svms], 1), np.array([b for _, b in svms])
 
         reached = objectives(shared, signs, *theirs())  # warms the workers as well
+        stage = by_lbfgs(rows, signs, SOLVERS["lbfgs"])
+        its = objectives(shared, signs, *theirs(True, SOLVERS["liblinear"]))
+        usual = objectives(shared, signs, stage.weights, stage.bias) / its - 1  # K
         for tol in TOLERANCES:
             ours = by_lbfgs(rows, signs, tol)
             apart = objectives(shared, signs, ours.weights, ours.bias) / reached - 1  # K
@@ -116,7 +120,9 @@ def main() -> None:
           f"L-BFGS (tol {tol}, at most {ours.iterations.max()} iterations) {own:.2f} s, "
           f"LinearSVC ({'dual' if dual else 'primal'}, tol {args.tol}) {other:.2f} s; "
           f"LinearSVC / L-BFGS {median(b / a for a, b in taken):.2f}; "
-          f"objectives, (ours - theirs) / theirs: {apart.max():+.1e} at worst, {apart.min():+.1e} at best")  # fmt: skip
+          f"objectives, (ours - theirs) / theirs: {apart.max():+.1e} at worst, {apart.min():+.1e} at best; "
+          f"at LinearSVMs' tolerances ({SOLVERS['lbfgs']} and {SOLVERS['liblinear']}) "
+          f"{usual.max():+.1e} at worst, {usual.min():+.1e} at best")  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -20,6 +20,17 @@ def overlap(a: Any, b: Any) -> Any:
     return box_iou(torch.from_numpy(np.asarray(a, np.float32)), torch.from_numpy(np.asarray(b, np.float32))).numpy()
 
 
+def coverage(boxes: Any, others: Any) -> Any:
+    """Share of the area of each box (R 4) that lies inside each other box (T 4), R x T; 0 for a box without area.
+
+    COCO's overlap with a crowd. With areas a and b and IoU o the intersection is o (a + b) / (1 + o).
+    """
+    lib = _lib(boxes)
+    iou, own = overlap(boxes, others), area(boxes)[:, None]  # R T, R 1
+    inside = iou * (own + area(others)) / (1 + iou)  # R T
+    return lib.clip(inside / lib.where(own > 0, own, 1), 0, 1)
+
+
 def encode(boxes: Any, targets: Any) -> Any:
     """Deltas (dx, dy, dw, dh), ... 4, that turn boxes into targets (R-CNN, appendix C, eqs. 6-9)."""
     lib = _lib(boxes)

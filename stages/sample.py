@@ -6,27 +6,39 @@ in the authors' feature files; at use only the proposals exist.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from ..errors import UserError
-from .boxes import overlap
+from .boxes import coverage, overlap
+from .record import Records
 
 SAMPLE = 200  # images, and rows of each, that the scale is measured on (rcnn_feature_stats.m)
 CHUNK = 512  # rows converted to float32 at a time: 36 MB at 18,432 features
 
 
-def class_overlaps(boxes: Any, truth_boxes: Any, truth_labels: Any, classes: int) -> Any:
-    """Best overlap of each box with the annotated boxes of each class, R K; 0 where a class has none.
+def truth_overlaps(boxes: Any, truth_boxes: Any, crowd: Any) -> Any:
+    """Overlap of each box with each annotated box, R T: IoU, and for a crowd the share of the box inside it.
 
-    boxes: R 4 and truth_boxes: T 4, pixels; truth_labels: T, 1..K; classes: K.
+    A crowd stands for many objects, so the IoU with its whole box says little of one of them; COCO's evaluation
+    ignores detections in a crowd by the same share. boxes: R 4 and truth_boxes: T 4, pixels; crowd: T bool.
+    """
+    overlaps = overlap(boxes, truth_boxes)  # R T
+    overlaps[:, crowd] = coverage(boxes, truth_boxes[crowd])
+    return overlaps
+
+
+def class_overlaps(boxes: Any, truth_boxes: Any, truth_labels: Any, crowd: Any, classes: int) -> Any:
+    """Best of `truth_overlaps` of each box with the annotated boxes of each class, R K; 0 where a class has none.
+
+    boxes: R 4 and truth_boxes: T 4, pixels; truth_labels: T, 1..K; crowd: T bool; classes: K.
     """
     best = np.zeros((len(boxes), classes), np.float32)  # R K
-    iou = overlap(boxes, truth_boxes)  # R T
+    overlaps = truth_overlaps(boxes, truth_boxes, crowd)  # R T
     for column, label in enumerate(truth_labels):
-        np.maximum(best[:, label - 1], iou[:, column], out=best[:, label - 1])
+        np.maximum(best[:, label - 1], overlaps[:, column], out=best[:, label - 1])
     return best
 
 
@@ -67,16 +79,15 @@ def training_rows(record: Any, layer: str, rows: Any) -> Any:
     return out  # n F
 
 
-def feature_scale(read: Callable[[int], Any], images: int, norm: float, random_state: int) -> float:
-    """The number that brings features to a mean L2 norm of `norm`, from a seeded sample of images and rows.
+def feature_scale(records: Records, layer: str, norm: float, random_state: int) -> float:
+    """The number that brings `training_features` to a mean L2 norm of `norm`, from a seeded sample of images and rows.
 
-    read: gives the features, R F, of image i of `images`; called once for each sampled image, in their order.
-    norm: 20 in the paper's code, where C was first searched on features of about that norm.
-    UserError if the sample has no row, or nothing but zeros.
+    Reads each sampled image once, in their order. norm: 20 in the paper's code, where C was first searched on features
+    of about that norm. UserError if the sample has no row, or nothing but zeros.
     """
     rng = np.random.default_rng(random_state)
-    sample = np.sort(rng.permutation(images)[:SAMPLE])
-    norms = [row_norms(_some_rows(read(int(i)), rng)) for i in sample]
+    sample = np.sort(rng.permutation(len(records))[:SAMPLE])
+    norms = [row_norms(_some_rows(training_features(records[int(i)], layer), rng)) for i in sample]
     mean = float(np.concatenate(norms).mean()) if sum(map(len, norms)) else 0.0
     if not (np.isfinite(mean) and mean > 0):
         raise UserError(f"the features of {len(sample)} sampled images cannot be scaled: their mean norm is {mean}")

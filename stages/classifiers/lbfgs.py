@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import count
+from itertools import chain, count
 from typing import Any
 
 BLOCK = 256  # rows in float32 at a time, so that a product finds them in the processor's cache
@@ -26,7 +26,8 @@ class Rows:
     """Rows that all classes share, with a constant feature behind.
 
     blocks: arrays n F of one float type; scale: multiplies them; bias: the constant feature, B.
-    Products are made in float32 (float64 for rows of float64), whatever the rows are kept in.
+    Products are made in float32 (float64 for rows of float64), whatever the rows are kept in; what there is one of for
+    a class and a row is float64, as sums of its squares in float32 hide the last of the descent.
     """
 
     blocks: Sequence[Any]
@@ -37,21 +38,21 @@ class Rows:
         """What v (K F+1) gives each row, K N."""
         import torch
 
-        out = torch.empty(len(v), sum(map(len, self.blocks)), dtype=self.dtype)  # K N
+        out = torch.empty(len(v), sum(map(len, self.blocks)), dtype=torch.float64)  # K N
         weights = (v[:, :-1] * self.scale).to(self.dtype)  # K F
         for at, block in self._converted():
             out[:, at] = weights @ block.T
-        return out.add_((v[:, -1:] * self.bias).to(self.dtype))
+        return out.add_(v[:, -1:] * self.bias)
 
-    def sums(self, weights: Any) -> Any:
-        """The sums of the rows with these weights (K N), K F+1 float64."""
+    def transposed(self, weights: Any) -> Any:
+        """The sums of the rows with these weights (K N), K F+1 float64: the product that `margins` is not."""
         import torch
 
         out = torch.zeros(len(weights), self.blocks[0].shape[1] + 1, dtype=torch.float64)
         for at, block in self._converted():
-            out[:, :-1] += weights[:, at] @ block
+            out[:, :-1] += weights[:, at].to(self.dtype) @ block
         out[:, :-1] *= self.scale
-        out[:, -1] = self.bias * weights.sum(1, dtype=torch.float64)
+        out[:, -1] = self.bias * weights.sum(1)
         return out
 
     @property
@@ -74,6 +75,29 @@ class Rows:
 
 
 @dataclass
+class Problem:
+    """What K classes minimise.
+
+    y: K N int8, 1 for a positive of a class, -1 for a negative, 0 for a row that it does not hold; cost: K N, 0 there.
+    """
+
+    rows: Rows
+    y: Any
+    cost: Any
+
+    @classmethod
+    def of(cls, rows: Rows, signs: Any, C: float, positive_weight: float) -> Problem:
+        import torch
+
+        y = torch.from_numpy(signs)  # K N
+        return cls(rows, y, C * torch.where(y > 0, positive_weight * y.double(), -y.double()))
+
+    def those(self, which: Any) -> Problem:
+        """Of some classes alone."""
+        return Problem(self.rows, self.y[which], self.cost[which])
+
+
+@dataclass
 class Point:
     """Where K classes stand.
 
@@ -91,8 +115,10 @@ class Point:
 
     def put(self, where: Any, other: Point) -> None:
         """Let the classes at `where` stand where the other's do."""
-        for mine, its in zip(vars(self).values(), vars(other).values()):
-            mine[where] = its
+        self.v[where] = other.v
+        self.value[where] = other.value
+        self.gradient[where] = other.gradient
+        self.margins[where] = other.margins
 
     def converged(self, tol: float) -> Any:
         """K bool."""
@@ -100,10 +126,60 @@ class Point:
 
 
 @dataclass
+class Descent:
+    """The classes that are not done yet.
+
+    active: n, which of all; at: where they stand; pairs: steps and changes of gradient, n F+1 each, 0 where forgotten;
+    stuck: n bool, whose objective the last step did not lower; refreshed: n, the objectives when they were last stuck.
+    """
+
+    active: Any
+    problem: Problem
+    at: Point
+    pairs: list[tuple[Any, Any]]
+    stuck: Any
+    refreshed: Any
+
+    @classmethod
+    def begin(cls, problem: Problem, v: Any) -> Descent:
+        import torch
+
+        active = torch.arange(len(v))
+        never = torch.full((len(v),), torch.inf, dtype=torch.float64)
+        return cls(active, problem, evaluate(problem, v), [], torch.zeros(len(v), dtype=torch.bool), never)
+
+    def those(self, which: Any) -> Descent:
+        """Of some classes alone."""
+        pairs = [(s[which], g[which]) for s, g in self.pairs]
+        problem, at = self.problem.those(which), self.at.those(which)
+        return Descent(self.active[which], problem, at, pairs, self.stuck[which], self.refreshed[which])
+
+    def advance(self) -> None:
+        """One step of every class."""
+        before = self.at
+        self.at = step(self.problem, before, direction(before.gradient, self.pairs))
+        self.stuck = self.at.value >= before.value
+        self.pairs = [*self.pairs, (self.at.v - before.v, self.at.gradient - before.gradient)][-PAIRS:]
+
+    def refresh(self) -> Any:
+        """Let the stuck go on from margins made anew, and without pairs. Which of them it brings no further, n bool."""
+        stuck = self.stuck
+        if not stuck.any():
+            return stuck
+        self.at.put(stuck, evaluate(self.problem.those(stuck), self.at.v[stuck]))
+        for part in chain.from_iterable(self.pairs):
+            part[stuck] = 0
+        hopeless = stuck & (self.at.value >= self.refreshed)
+        self.refreshed[stuck] = self.at.value[stuck]
+        return hopeless
+
+
+@dataclass
 class Solution:
     """What was found.
 
-    weights: F K and bias: K, float64; margins: K N; converged: K bool; iterations: K. All numpy.
+    weights: F K and bias: K, float64; margins: K N; converged: K bool, |gradient| <= tol |v|; iterations: K.
+    All numpy.
     """
 
     weights: Any
@@ -127,45 +203,35 @@ def minimise(
 
     signs: K N int8, 1 where a row is a positive of a class, -1 where a negative, 0 where the class does not hold it.
     start: weights (F K) and bias (K) to begin from.
-    tol: a class is over when |gradient| <= tol |v|. As the objective is 1-strongly convex, v is then within tol |v| of
-        the optimum, and the objective within 0.5 tol^2 |v|^2. Over, too, is a class whose objective no longer falls:
-        rounding is all that is left of its gradient.
+    tol: a class has converged when |gradient| <= tol |v|, as the products of `rows` give it. As the objective is
+        1-strongly convex, v is then within tol |v| of the optimum, and the objective within 0.5 tol^2 |v|^2. A class is
+        over without that where rounding hides the rest: its objective falls no more, nor did it since it was last so
+        and its margins were made anew.
     max_iter: iterations; 0 gives the start with its margins.
     """
     import torch
 
-    y = torch.from_numpy(signs).to(rows.dtype)  # K N
-    cost = C * torch.where(y > 0, positive_weight * y, -y)  # K N, 0 where not held
-    at = evaluate(rows, y, cost, _joined(start, rows.bias))
-    end, taken = at.those(torch.arange(len(y))), torch.zeros(len(y), dtype=torch.int64)
-    left, stuck = torch.arange(len(y)), torch.zeros(len(y), dtype=torch.bool)
-    pairs: list[tuple[Any, Any]] = []
+    descent = Descent.begin(Problem.of(rows, signs, C, positive_weight), _joined(start, rows.bias))
+    end, iterations = descent.at.those(descent.active), torch.zeros_like(descent.active)
     for iteration in count():
-        over = at.converged(tol) | stuck | (iteration == max_iter)
-        if over.any():
-            end.put(left[over], at.those(over))
-            taken[left[over]] = iteration
-            at, y, cost, left = at.those(~over), y[~over], cost[~over], left[~over]
-            pairs = [(s[~over], g[~over]) for s, g in pairs]
-        if not len(left):
+        done = descent.refresh() | descent.at.converged(tol) | (iteration == max_iter)
+        if done.any():
+            end.put(descent.active[done], descent.at.those(done))
+            iterations[descent.active[done]] = iteration
+            descent = descent.those(~done)
+        if not len(descent.active):
             break
-        before = at
-        at = step(rows, y, cost, at, direction(at.gradient, pairs))
-        stuck = at.value >= before.value
-        pairs = [*pairs, (at.v - before.v, at.gradient - before.gradient)][-PAIRS:]
+        descent.advance()
     w, b = end.v[:, :-1].T, end.v[:, -1] * rows.bias
-    over = end.converged(tol) | (taken < max_iter)
-    return Solution(*(part.numpy() for part in (w, b, end.margins, over, taken)))
+    return Solution(*(part.numpy() for part in (w, b, end.margins, end.converged(tol), iterations)))
 
 
-def evaluate(rows: Rows, y: Any, cost: Any, v: Any, margins: Any = None) -> Point:
+def evaluate(problem: Problem, v: Any, margins: Any = None) -> Point:
     """The Point at v (K F+1), whose margins (K N) may be known."""
-    import torch
-
-    margins = rows.margins(v) if margins is None else margins
-    slack = (1 - y * margins).clamp_(min=0)  # K N
-    value = 0.5 * (v * v).sum(1) + (cost * slack * slack).sum(1, dtype=torch.float64)  # K
-    gradient = v + rows.sums(-2 * cost * y * slack)  # K F+1
+    margins = problem.rows.margins(v) if margins is None else margins
+    slack = (1 - problem.y * margins).clamp_(min=0)  # K N
+    value = 0.5 * (v * v).sum(1) + (problem.cost * slack * slack).sum(1)  # K
+    gradient = v + problem.rows.transposed(-2 * problem.cost * problem.y * slack)  # K F+1
     return Point(v, value, gradient, margins)
 
 
@@ -179,25 +245,25 @@ def direction(gradient: Any, pairs: Sequence[tuple[Any, Any]]) -> Any:
         seen.append((s, g, rho, a))
     if pairs:
         s, g = pairs[-1]
-        q = q * ((s * g).sum(1).clamp(min=0) * _inverse((g * g).sum(1)))[:, None]
+        gamma = (s * g).sum(1) * _inverse((g * g).sum(1))  # K
+        q = q * gamma.where(gamma > 0, 1)[:, None]  # 1 where the pair is forgotten: 0 would leave no direction
     for s, g, rho, a in reversed(seen):
         q = q + (a - rho * (g * q).sum(1))[:, None] * s
     return q
 
 
-def step(rows: Rows, y: Any, cost: Any, at: Point, d: Any) -> Point:
+def step(problem: Problem, at: Point, d: Any) -> Point:
     """The Point that minimises each class along its direction d (K F+1)."""
     import torch
 
     slope = (at.gradient * d).sum(1)  # K
-    moved = rows.margins(d)  # K N, what the whole of d adds to the margins
+    moved = problem.rows.margins(d)  # K N, what the whole of d adds to the margins
     quadratic = torch.stack([(at.v * d).sum(1), (d * d).sum(1)])  # 2 K
-    size = best_step(slope, quadratic, 1 - y * at.margins, y * moved, cost)  # K
-    margins = at.margins + size[:, None].to(moved.dtype) * moved
-    return evaluate(rows, y, cost, at.v + size[:, None] * d, margins)
+    size = line_search(slope, quadratic, 1 - problem.y * at.margins, problem.y * moved, problem.cost)[:, None]  # K 1
+    return evaluate(problem, at.v + size * d, at.margins + size * moved)
 
 
-def best_step(slope: Any, quadratic: Any, slack: Any, closing: Any, cost: Any, exact: float = 1e-3) -> Any:
+def line_search(slope: Any, quadratic: Any, slack: Any, closing: Any, cost: Any, exact: float = 1e-3) -> Any:
     """The sizes (K) that minimise q0 a + 0.5 q1 a^2 + sum of cost x max(0, slack - a closing)^2; 0 if slope >= 0.
 
     slope: K, the derivative at 0; quadratic: 2 K, q0 and q1; slack, closing, cost: K N.
@@ -208,15 +274,15 @@ def best_step(slope: Any, quadratic: Any, slack: Any, closing: Any, cost: Any, e
 
     a = (slope < 0).to(slope.dtype)  # K: a quasi-Newton step is about 1
     low, high = torch.zeros_like(a), torch.full_like(a, torch.inf)
+    push = cost * closing  # K N
     for _ in range(SEARCHES):
-        active = (slack - a[:, None].to(slack.dtype) * closing).clamp_(min=0)  # K N
-        push = cost * closing
-        first = quadratic[0] + a * quadratic[1] - 2 * (push * active).sum(1, dtype=torch.float64)  # K
+        short = (slack - a[:, None] * closing).clamp_(min=0)  # K N
+        first = quadratic[0] + a * quadratic[1] - 2 * (push * short).sum(1)  # K
         open_ = (first.abs() > -exact * slope) & (slope < 0)
         if not open_.any():
             break
         low, high = torch.where(first < 0, a, low), torch.where(first > 0, a, high)
-        second = quadratic[1] + 2 * (push * closing * (active > 0)).sum(1, dtype=torch.float64)
+        second = quadratic[1] + 2 * (push * closing * (short > 0)).sum(1)
         newton = a - first / second
         halved = torch.where(high.isinf(), 2 * a, (low + high) / 2)
         a = torch.where(open_, torch.where((low < newton) & (newton < high), newton, halved), a)

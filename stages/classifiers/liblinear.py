@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from typing import Any
 
@@ -36,11 +37,12 @@ def train_svm(
     max_iter: int,
     random_state: int,
     loss: str = "hinge",
-) -> tuple[Any, float]:
-    """Weights (F float32) and bias of an SVM by liblinear, in the dual. Rows: N F, the `positives` first.
+) -> tuple[Any, float, bool]:
+    """Weights (F float32) and bias of an SVM by liblinear, in the dual, and whether it reached `tol`.
 
-    loss: "hinge" (-s 3) or "squared_hinge" (-s 1).
+    Rows: N F, the `positives` first. loss: "hinge" (-s 3) or "squared_hinge" (-s 1).
     """
+    from sklearn.exceptions import ConvergenceWarning
     from sklearn.svm import LinearSVC
 
     labels = np.where(np.arange(rows.shape[0]) < positives, 1, -1)  # N
@@ -53,8 +55,11 @@ def train_svm(
         tol=tol,
         max_iter=max_iter,
         random_state=random_state,
-    ).fit(rows, labels)
-    return svm.coef_[0].astype(np.float32), float(np.float32(svm.intercept_[0]))
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # it names no class; the caller can
+        svm.fit(rows, labels)
+    return svm.coef_[0].astype(np.float32), float(np.float32(svm.intercept_[0])), svm.n_iter_ < max_iter
 
 
 def _nonzeros(rows: Any, scale: float) -> tuple[Any, Any, Any]:

@@ -64,7 +64,7 @@ class Slabs:
         starts = range(0, self.count, SLAB)
         return [slab[: self.count - start] for slab, start in zip(self._slabs, starts)]
 
-    def some(self, mine: Any) -> Iterator[Any]:
+    def select(self, mine: Any) -> Iterator[Any]:
         """Copies of the rows that `mine` (N bool) says, a block at a time."""
         return (block[own] for block, own in self._with(mine) if own.any())
 
@@ -111,7 +111,7 @@ class Pool:
 
     def rows_of(self, c: int) -> Iterator[Any]:
         """Copies of the rows that class c (from 0) holds, a block at a time."""
-        return self.rows.some(self.held[:, c])
+        return self.rows.select(self.held[:, c])
 
     def evict(self, c: int, easy: Any) -> None:
         """Class c lets go of those of its rows that are easy."""

@@ -23,7 +23,7 @@ from .lbfgs import Rows, minimise
 from .liblinear import sparse_rows, train_svm
 from .mining import Mining, Positives, history_table
 
-SOLVERS = ("liblinear", "lbfgs")
+SOLVERS = {"liblinear": 0.1, "lbfgs": 0.01}  # with the default tolerance of each
 LOSSES = ("hinge", "squared_hinge")
 
 
@@ -47,7 +47,7 @@ def objective(
     return np.array([*terms, sum(terms)])  # 4
 
 
-def some(rows: Any, count: int, rng: np.random.Generator) -> Any:
+def sample_rows(rows: Any, count: int, rng: np.random.Generator) -> Any:
     """Of the rows that each class wants (R K bool) so many at random, or all where they are fewer."""
     drawn = np.where(rows, rng.random(rows.shape), np.inf)  # R K
     return rows & (drawn.argsort(0).argsort(0) < count)
@@ -57,7 +57,8 @@ class LinearSVMs(Stage):
     """One linear SVM per class on cached features, trained with hard negative mining (R-CNN, section 2.3).
 
     Positives are the annotated boxes of the class alone. Negatives are the proposals, and the annotated boxes
-    of other classes, that overlap every box of the class by less than `negative_iou`; the rest is ignored.
+    of other classes, that overlap every box of the class by less than `negative_iou`, and of which less than that
+    share lies in a crowd of the class; the rest is ignored.
     Of the first image all negatives are taken; from then on those that the SVM finds hard. Rows are kept as
     they come (float16, say), once for all classes that hold them.
 
@@ -79,8 +80,10 @@ class LinearSVMs(Stage):
         rows together, from where they stand, and needs loss="squared_hinge"; "liblinear".
     loss: "hinge", the paper's, or "squared_hinge"; "hinge". Both are 0 beyond the margins, so `hard` and `evict`
         mean the same.
-    tol, max_iter: when the solver stops; 0.1 and 1000. The tolerance of lbfgs is relative, of the weights; a class that
-        it could not reach is named in a warning.
+    tol: when the solver stops; None is 0.1 for liblinear, its default for -s 3, and 0.01 for lbfgs. The two are not on
+        one scale: liblinear's bounds how much the dual's projected gradients differ over the rows; lbfgs stops at
+        |gradient| <= tol |v|, v = (w, b / B), where the objective is within 0.5 tol^2 |v|^2 of the least.
+    max_iter: iterations after which it stops before that; 1000. A warning names the classes.
     random_state: seed of the sample behind the scale, of `sample` and of liblinear's order; 0.
 
     A class without an annotated box, or without any negative, gets zero weights and the bias -inf, so that it
@@ -90,6 +93,7 @@ class LinearSVMs(Stage):
     Learns weights_ (F K), bias_ (K), scale_ and history_ (columns: HISTORY).
     """
 
+    version = 2  # a crowd covers what lies in it; tol is each solver's own; lbfgs sums up in float64
     gives = ("scores",)
 
     def __init__(  # numbers without a section are those of rcnn_train.m
@@ -109,7 +113,7 @@ class LinearSVMs(Stage):
         difficult: bool = True,  # roidb_from_voc.m takes every annotated object, difficult or not
         solver: str = "liblinear",  # its -s 3
         loss: str = "hinge",
-        tol: float = 0.1,  # liblinear's default for -s 3
+        tol: float | None = None,
         max_iter: int = 1000,  # liblinear's limit
         random_state: int = 0,
     ):
@@ -142,8 +146,9 @@ class LinearSVMs(Stage):
 
     def validate(self) -> None:
         for name in ("C", "bias", "positive_weight", "norm", "tol"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be above 0, not {getattr(self, name)}")
+            value = getattr(self, name)
+            if not (value is None and name == "tol") and not value > 0:
+                raise ValueError(f"{name} must be above 0, not {value}")
         for name in ("passes", "max_iter"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be 1 or more, not {getattr(self, name)}")
@@ -167,24 +172,23 @@ class LinearSVMs(Stage):
         if not len(records) or not records.classes:
             raise UserError(f"LinearSVMs: {len(records)} images of {len(records.classes)} classes teach nothing")
         saved = checkpoint.load()
-        self.scale_ = self._find_scale(records) if saved is None else float(np.array(saved["scale"])[0])
+        if saved is None:
+            self.scale_ = feature_scale(records, self.layer, self.norm, self.random_state)
+        else:
+            self.scale_ = float(np.array(saved["scale"])[0])
         positives = Positives.read(records, self.layer, self.difficult)
         mining = Mining.resume(saved, positives, records, self.layer) if saved else Mining.start(positives)
         total = self.passes * len(records)
         for step in range(mining.done, total):
             image = step % len(records)
             added = self._take(mining, image, records[image], positives.counts > 0)
-            self._train(mining, image, positives, last=step == total - 1)
+            lost = self._train(mining, image, positives, last=step == total - 1)
+            if len(lost):
+                self._warn([records.classes[c] for c in lost])
             mining.done = step + 1
             checkpoint.progress(mining.done, total, f"{len(mining.pool.keys)} negatives held, {added} new")
             checkpoint.save(lambda: {"scale": np.array([self.scale_]), **mining.arrays()})
         self._finish(mining, records.classes)
-
-    def _find_scale(self, records: Records) -> float:
-        def read(i: int) -> Any:
-            return training_features(records[i], self.layer)
-
-        return feature_scale(read, len(records), self.norm, self.random_state)
 
     def _take(self, mining: Mining, image: int, record: Record, able: Any) -> int:
         """Hold negatives of an image for the classes that have positives (K bool). How many were new."""
@@ -194,63 +198,77 @@ class LinearSVMs(Stage):
             untrained = np.isneginf(mining.bias)  # an SVM that never saw a negative takes all of them
             negatives &= untrained | (affine(features, self.scale_, mining.weights, mining.bias) > self.hard)
         else:
-            negatives = some(negatives, self.sample, np.random.default_rng([self.random_state, image]))
+            negatives = sample_rows(negatives, self.sample, np.random.default_rng([self.random_state, image]))
         added = mining.pool.add(image, negatives, features)
         mining.added += added
         return int(added.sum())
 
     def _negatives(self, record: Record, classes: int) -> Any:
         """Which rows are negatives of which class, R K."""
-        truth, labels = record["truth_boxes"], record["truth_labels"]
-        overlaps = class_overlaps(training_boxes(record), truth, labels, classes)  # R K
+        truths = record["truth_boxes"], record["truth_labels"], record["truth_crowd"]
+        overlaps = class_overlaps(training_boxes(record), *truths, classes)  # R K
         return overlaps < self.negative_iou if self.negative_iou > 0 else overlaps == 0
 
-    def _train(self, mining: Mining, image: int, positives: Positives, last: bool) -> None:
-        """Train the classes that are due after this image."""
+    def _train(self, mining: Mining, image: int, positives: Positives, last: bool) -> Sequence[int]:
+        """Train the classes that are due after this image. Those whose solver stopped short of `tol`."""
         able = mining.pool.held.any(0)  # K
         mined = np.isneginf(mining.bias) | (mining.added > self.retrain) if self.sample is None else False
         due = able & (last | mined)
+        lost: Sequence[int] = ()
         if self.solver == "liblinear":
-            self._train_each(mining, np.flatnonzero(due), image, positives)
+            lost = self._train_each(mining, np.flatnonzero(due), image, positives)
         elif due.any():
-            self._train_together(mining, np.flatnonzero(due | (able & (mining.added > 0))), image, positives)
+            lost = self._train_together(mining, np.flatnonzero(due | (able & (mining.added > 0))), image, positives)
         mining.pool.compact()
+        return lost
 
-    def _train_each(self, mining: Mining, classes: Any, image: int, positives: Positives) -> None:
-        """Train these classes one after another by liblinear."""
-        stop: dict[str, Any] = {"tol": self.tol, "max_iter": self.max_iter, "random_state": self.random_state}
+    def _train_each(self, mining: Mining, classes: Any, image: int, positives: Positives) -> Sequence[int]:
+        """Train these classes one after another by liblinear. Those that did not converge."""
+        stop: dict[str, Any] = {"tol": self._tol, "max_iter": self.max_iter, "random_state": self.random_state}
+        lost = []
         for c in classes:
             n = int(positives.counts[c])
             blocks = chain([positives.of(c)], mining.pool.rows_of(c))
             rows = sparse_rows(blocks, self.scale_, len(mining.weights))  # N F
-            w, b = train_svm(rows, n, loss=self.loss, **self._terms(), **stop)
-            self._note(mining, c, image, n, (w, b), rows @ w + b)
+            w, b, converged = train_svm(rows, n, loss=self.loss, **self._terms(), **stop)
+            self._note(mining, c, image, n, w, b, rows @ w + b)
+            if not converged:
+                lost.append(int(c))
+        return lost
 
-    def _train_together(self, mining: Mining, classes: Any, image: int, positives: Positives) -> None:
-        """Train these classes at once by L-BFGS, from where they stand; an untrained one from zero."""
+    def _train_together(self, mining: Mining, classes: Any, image: int, positives: Positives) -> Sequence[int]:
+        """Train these classes at once by L-BFGS, each from where it stands. Those that did not converge."""
         member, held = positives.members().T[classes], mining.pool.held.T[classes]  # K P, K N
         rows = Rows([positives.rows, *mining.pool.rows.blocks()], self.scale_, self.bias)  # P+N F
         signs = np.concatenate([member.astype(np.int8), -held.astype(np.int8)], 1)  # K P+N
         bias = np.where(np.isneginf(mining.bias), 0, mining.bias)
         start = mining.weights[:, classes], bias[classes]
         terms: dict[str, Any] = {"C": self.C, "positive_weight": self.positive_weight}
-        found = minimise(rows, signs, start, **terms, tol=self.tol, max_iter=self.max_iter)
+        found = minimise(rows, signs, start, **terms, tol=self._tol, max_iter=self.max_iter)
         for k, c in enumerate(classes):
-            svm = found.weights[:, k].astype(np.float32), float(np.float32(found.bias[k]))
-            self._note(mining, c, image, int(positives.counts[c]), svm, found.margins[k, signs[k] != 0])
-        if not found.converged.all():
-            labels = ", ".join(str(c + 1) for c in classes[~found.converged])
-            warnings.warn(f"the SVMs of labels {labels} did not converge in {self.max_iter} iterations", stacklevel=4)
+            w, b = found.weights[:, k].astype(np.float32), float(np.float32(found.bias[k]))
+            self._note(mining, c, image, int(positives.counts[c]), w, b, found.margins[k, signs[k] != 0])
+        return [int(c) for c in classes[~found.converged]]
 
-    def _note(self, mining: Mining, c: int, image: int, n: int, svm: tuple[Any, float], margins: Any) -> None:
-        """Take the SVM of class c, that scores its n positives and its negatives so; let go of the easy ones."""
+    def _note(self, mining: Mining, c: int, image: int, n: int, w: Any, b: float, margins: Any) -> None:
+        """Take the SVM (w, b) of class c, that scores its n positives and its negatives so; let go of the easy ones."""
         easy = margins[n:] < self.evict
         mining.pool.evict(c, easy)
         held = len(easy) - mining.added[c]
         counts = (c + 1, image, n, held, mining.added[c], easy.sum())
-        terms = objective(margins, n, *svm, loss=self.loss, **self._terms())
+        terms = objective(margins, n, w, b, loss=self.loss, **self._terms())
         mining.history.append(np.array([*counts, *terms], np.float64))
-        mining.weights[:, c], mining.bias[c], mining.added[c] = *svm, 0
+        mining.weights[:, c] = w
+        mining.bias[c] = b
+        mining.added[c] = 0
+
+    def _warn(self, names: Sequence[str]) -> None:
+        what = f"{self.solver} stopped short of tol {self._tol} (max_iter {self.max_iter})"
+        warnings.warn(f"the SVMs of {', '.join(names)} did not converge: {what}", stacklevel=3)
+
+    @property
+    def _tol(self) -> float:
+        return SOLVERS[self.solver] if self.tol is None else self.tol
 
     def _terms(self) -> dict[str, Any]:
         return {"C": self.C, "bias": self.bias, "positive_weight": self.positive_weight}

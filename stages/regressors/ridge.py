@@ -22,7 +22,6 @@ from ..sample import (
     best_truths,
     feature_scale,
     training_boxes,
-    training_features,
     training_rows,
     usable_truths,
 )
@@ -171,6 +170,7 @@ class RidgeBoxRegressors(Stage):
     Learns beta_ (K F+1 4; the bias last, the whitening undone) and scale_.
     """
 
+    version = 2  # the factor solves by two triangles: other last bits
     gives = ("deltas",)
     speed = ("memory",)
 
@@ -218,7 +218,10 @@ class RidgeBoxRegressors(Stage):
         if not len(records) or not K:
             raise UserError(f"RidgeBoxRegressors: {len(records)} images of {K} classes teach nothing")
         saved = checkpoint.load()
-        self.scale_ = self._find_scale(records) if saved is None else float(np.array(saved["scale"])[0])
+        if saved is None:
+            self.scale_ = feature_scale(records, self.layer, self.norm, self.random_state)
+        else:
+            self.scale_ = float(np.array(saved["scale"])[0])
         pairs = self._find_pairs(records)
         first = records[0]["truth_features." + self.layer]  # T F
         F = first.shape[1]
@@ -233,12 +236,6 @@ class RidgeBoxRegressors(Stage):
         lost = [name for name, n in zip(records.classes, counts[1:]) if not n]
         if lost:
             warnings.warn(f"no box regressor for {', '.join(lost)}: no pair in the data", stacklevel=2)
-
-    def _find_scale(self, records: Records) -> float:
-        def read(i: int) -> Any:
-            return training_features(records[i], self.layer)
-
-        return feature_scale(read, len(records), self.norm, self.random_state)
 
     def _find_pairs(self, records: Records) -> Pairs:
         """All pairs of all images; reads no features."""

@@ -9,7 +9,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from rcnn.stages.boxes import area, clip, decode, encode, overlap
+from pycocotools import mask as coco_mask
+from rcnn.stages.boxes import area, clip, coverage, decode, encode, overlap
 from torchvision.ops import box_area, box_iou, clip_boxes_to_image
 
 
@@ -35,6 +36,24 @@ def test_overlap_worked_example() -> None:
     a = np.array([[0, 0, 10, 10]], np.float32)
     b = np.array([[0, 0, 10, 10], [5, 0, 15, 10], [10, 0, 20, 10]], np.float32)  # half-open: the last only touches
     np.testing.assert_allclose(overlap(a, b), [[1, 50 / 150, 0]])
+
+
+def test_coverage_is_cocos_overlap_with_a_crowd(pair: tuple[Any, Any]) -> None:
+    boxes, others = pair
+    small = others[:, [0, 1, 0, 1]] + np.array([3, 3, 4, 5], np.float32)  # inside or nearly so, 1 x 2
+    boxes = np.concatenate([boxes, others[:1], small])
+    xywh = (np.concatenate([b[:, :2], b[:, 2:] - b[:, :2]], 1).astype(np.float64) for b in (boxes, others))
+    expected = coco_mask.iou(*xywh, [1] * len(others))
+    np.testing.assert_allclose(coverage(boxes, others), expected, atol=1e-5)
+    np.testing.assert_array_equal(coverage(boxes, others) == 0, expected == 0)
+    assert coverage(boxes, others).max() == 1
+    found = coverage(torch.from_numpy(boxes), torch.from_numpy(others))
+    np.testing.assert_allclose(found.numpy(), coverage(boxes, others), atol=1e-6)
+
+
+def test_a_box_without_area_is_covered_by_none() -> None:
+    boxes = np.array([[5, 5, 5, 9], [2, 2, 4, 4]], np.float32)
+    assert coverage(boxes, np.array([[0, 0, 10, 10]], np.float32)).tolist() == [[0], [1]]
 
 
 def test_area_is_torchvisions(pair: tuple[Any, Any]) -> None:
@@ -86,6 +105,8 @@ def test_zero_boxes(make: Any) -> None:
     none, three = make((0, 4)), make((3, 4))
     assert tuple(overlap(none, three).shape) == (0, 3)
     assert tuple(overlap(three, none).shape) == (3, 0)
+    assert tuple(coverage(none, three).shape) == (0, 3)
+    assert tuple(coverage(three, none).shape) == (3, 0)
     assert tuple(encode(none, none).shape) == tuple(decode(none, none).shape) == (0, 4)
     assert tuple(clip(none, (5, 5)).shape) == (0, 4)
     assert tuple(area(none).shape) == (0,)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from rcnn.stages.classifiers.lbfgs import Rows, Solution, best_step, evaluate, minimise
+from rcnn.stages.classifiers.lbfgs import Descent, Problem, Rows, Solution, direction, evaluate, line_search, minimise
 from rcnn.stages.classifiers.svm import objective
 from scipy.optimize import minimize_scalar
 from sklearn.svm import LinearSVC
@@ -46,6 +46,15 @@ def totals(x: Any, signs: Any, weights: Any, bias: Any, scale: float = 0.7) -> A
         rows = np.concatenate([x[sign > 0], x[sign < 0]]).astype(float) * scale
         out.append(objective(rows @ w + b, (sign > 0).sum(), w, b, bias=B, loss="squared_hinge", **TERMS)[-1])
     return np.array(out)
+
+
+def steepness(x: Any, signs: Any, found: Solution, scale: float = 0.7, C: float = TERMS["C"]) -> Any:
+    """|gradient| / |v| of each class, K, in float64."""
+    rows = np.concatenate([x.astype(float) * scale, np.full((len(x), 1), B)], 1)  # N F+1
+    v = np.concatenate([found.weights, found.bias[None] / B])  # F+1 K
+    cost = C * np.where(signs > 0, TERMS["positive_weight"] * signs, -signs)  # N K
+    gradient = v - 2 * rows.T @ (cost * signs * np.maximum(0, 1 - signs * (rows @ v)))
+    return np.linalg.norm(gradient, axis=0) / np.linalg.norm(v, axis=0)
 
 
 def by_liblinear(x: Any, signs: Any, scale: float = 0.7) -> tuple[Any, Any]:
@@ -87,7 +96,7 @@ def test_the_tolerance_holds_what_it_promises(tol: float) -> None:
 
 def test_float64_rows_are_solved_in_float64() -> None:
     x, signs = problem()
-    exact, close = solved(x.astype(float), signs, tol=1e-9), solved(x, signs)
+    exact, close = solved(x.astype(float), signs, tol=1e-7), solved(x, signs)
     assert exact.converged.all()
     assert exact.margins.dtype == np.float64
     best = totals(x, signs, exact.weights, exact.bias)
@@ -120,17 +129,15 @@ def test_a_warm_start_ends_at_the_same_optimum_sooner() -> None:
 def test_the_gradient_is_the_slope_of_the_value() -> None:
     x, signs = problem()
     rng = np.random.default_rng(0)
-    rows = Rows([x.astype(float)], 0.7, B)
-    y = torch.from_numpy(signs.T.copy()).double()
-    cost = TERMS["C"] * torch.where(y > 0, 2 * y, -y)
+    of_all = Problem.of(Rows([x.astype(float)], 0.7, B), signs.T.copy(), **TERMS)
     v, d = (torch.from_numpy(rng.normal(size=(K, F + 1)) * 0.1) for _ in range(2))
-    at, ahead, behind = (evaluate(rows, y, cost, v + step * d) for step in (0, 1e-6, -1e-6))
+    at, ahead, behind = (evaluate(of_all, v + step * d) for step in (0, 1e-6, -1e-6))
     np.testing.assert_allclose((at.gradient * d).sum(1), (ahead.value - behind.value) / 2e-6, rtol=1e-5)
     want = totals(x, signs, v[:, :-1].T.numpy(), v[:, -1].numpy() * B)
     np.testing.assert_allclose(at.value, want, rtol=1e-12)
 
 
-def test_the_best_step_is_the_best() -> None:
+def test_the_line_search_finds_the_best_step() -> None:
     rng = np.random.default_rng(0)
     slack, closing = rng.normal(size=(3, 50)) + 0.5, rng.normal(size=(3, 50)) * [[0.01], [1], [30]]
     cost, quadratic = rng.random((3, 50)), np.array([[-0.1, -30.0, -0.5], [0.2, 1.0, 40.0]])
@@ -142,7 +149,7 @@ def test_the_best_step_is_the_best() -> None:
     slope = quadratic[0] - 2 * (cost * closing * np.maximum(0, slack)).sum(1)
     assert (slope < 0).all()
     tensors = (torch.from_numpy(part) for part in (slope, quadratic, slack, closing, cost))
-    found = best_step(*tensors, exact=1e-9)
+    found = line_search(*tensors, exact=1e-9)
     for k in range(3):
         best = minimize_scalar(lambda a, k=k: value(a, k), bounds=(0, 100), method="bounded", options={"xatol": 1e-9})
         assert found[k].item() == pytest.approx(best.x, rel=1e-4)
@@ -150,7 +157,7 @@ def test_the_best_step_is_the_best() -> None:
 
 def test_uphill_no_step_is_taken() -> None:
     one = torch.ones(1, 1, dtype=torch.float64)
-    assert best_step(one[0], torch.ones(2, 1, dtype=torch.float64), one, one, one).tolist() == [0]
+    assert line_search(one[0], torch.ones(2, 1, dtype=torch.float64), one, one, one).tolist() == [0]
 
 
 def test_margins_are_those_of_what_was_found() -> None:
@@ -170,8 +177,54 @@ def test_an_end_before_the_optimum_is_told() -> None:
 def test_a_tolerance_below_rounding_ends_too() -> None:
     x, signs = problem()
     found = solved(x, signs, tol=1e-30)
-    assert found.converged.all()
+    assert not found.converged.any()
     assert found.iterations.max() < 200
+    assert (steepness(x, signs, found) < 1e-4).all()
+
+
+def ill_conditioned(seed: int) -> tuple[Any, Any]:
+    """Rows 600 x 60 float16, whose columns differ in scale by 10^2.5, and signs 600 x 1 drawn by chance."""
+    rng = np.random.default_rng(seed)
+    x = np.maximum(rng.normal(size=(600, 60)), 0) * np.logspace(0, -2.5, 60)
+    return x.astype(np.float16), np.where(rng.random((600, 1)) < 0.3, 1, -1).astype(np.int8)
+
+
+@pytest.mark.parametrize(("C", "tol"), [(1.0, 1e-3), (10.0, 1e-3), (30.0, 1e-2)])
+@pytest.mark.parametrize("seed", [0, 3])
+def test_no_class_is_said_to_have_converged_that_has_not(seed: int, C: float, tol: float) -> None:
+    x, signs = ill_conditioned(seed)
+    found = solved(x, signs, scale=1.0, tol=tol, C=C, max_iter=250)
+    (true,) = steepness(x, signs, found, scale=1.0, C=C)
+    assert found.converged[0] == (true <= tol)
+    assert found.iterations[0] == 250 or found.converged[0]  # nor does it stop for rounding before that
+    assert found.converged[0] or C > 1
+
+
+def test_a_stuck_class_goes_on_from_new_margins_and_without_pairs_and_is_over_if_that_brings_it_no_further() -> None:
+    x, signs = problem()
+    of_all = Problem.of(Rows([x], 0.7, B), signs.T.copy(), **TERMS)
+    descent = Descent.begin(of_all, torch.zeros(K, F + 1, dtype=torch.float64))
+    descent.advance()
+    descent.advance()
+    descent.at.margins[0] += 1  # as if errors had summed up
+    descent.stuck[0] = True
+    assert not descent.refresh().any()
+    assert torch.allclose(descent.at.margins, of_all.rows.margins(descent.at.v), atol=1e-5)
+    assert all(not part[0].any() and part[1:].any(1).all() for pair in descent.pairs for part in pair)
+    before = descent.at.value[0].item()
+    descent.advance()
+    assert descent.at.value[0] < before
+    descent.stuck[0] = True
+    assert not descent.refresh().any()  # it got further
+    assert descent.refresh().tolist() == [True, False, False, False]
+
+
+def test_pairs_that_tell_nothing_leave_steepest_descent() -> None:
+    gradient = torch.tensor([[3.0, -4.0], [1.0, 2.0]], dtype=torch.float64)
+    forgotten = torch.zeros(2, 2, dtype=torch.float64)
+    against = torch.ones(2, 2, dtype=torch.float64)  # the gradient fell along the step, as no convex function's does
+    for pairs in ([], [(forgotten, forgotten)], [(against, -against)]):
+        assert torch.equal(direction(gradient, pairs), -gradient)
 
 
 @pytest.mark.parametrize("value", [300, 60_000])

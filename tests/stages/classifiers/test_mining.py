@@ -33,8 +33,8 @@ def test_slabs_are_an_array_that_grows_and_shrinks() -> None:
         plain = np.concatenate([plain, rows])
         np.testing.assert_array_equal(rows_in(slabs), plain)
         mine = rng.random(len(plain)) < 0.3
-        assert sum(map(len, slabs.some(mine))) == mine.sum()
-        np.testing.assert_array_equal(np.concatenate([plain[:0], *slabs.some(mine)]), plain[mine])
+        assert sum(map(len, slabs.select(mine))) == mine.sum()
+        np.testing.assert_array_equal(np.concatenate([plain[:0], *slabs.select(mine)]), plain[mine])
         kept = rng.random(len(plain)) < 0.7
         slabs.keep(kept)
         plain = plain[kept]

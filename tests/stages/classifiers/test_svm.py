@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 from rcnn.errors import UserError
-from rcnn.stages.boxes import overlap
+from rcnn.stages.boxes import coverage, overlap
 from rcnn.stages.classifiers.liblinear import sparse_rows, train_svm
 from rcnn.stages.classifiers.mining import HISTORY
-from rcnn.stages.classifiers.svm import LinearSVMs, objective, some
+from rcnn.stages.classifiers.svm import LinearSVMs, objective, sample_rows
 from rcnn.stages.record import Lazy, Record, RecordList, Records
 from rcnn.stages.stage import NoCheckpoint
 from scipy.optimize import minimize
@@ -53,7 +53,8 @@ def problem(seed: int = 0, n: int = 15, negatives: int = 60) -> Any:
 @pytest.mark.parametrize("terms", [TERMS, {**TERMS, "positive_weight": 1.0}, {**TERMS, "bias": 1.0, "C": 1.0}])
 def test_the_solver_reaches_the_least_objective(terms: dict[str, Any]) -> None:
     rows = problem()
-    w, b = train_svm(sparse_rows([rows], 1.0, F), 15, **terms, **EXACT)
+    w, b, converged = train_svm(sparse_rows([rows], 1.0, F), 15, **terms, **EXACT)
+    assert converged
     *parts, total = objective(rows @ w + b, 15, w, b, **terms)
     assert total == pytest.approx(sum(parts))
     assert total == pytest.approx(best_objective(rows, 15, **terms), rel=1e-4)
@@ -200,7 +201,7 @@ def test_no_class_holds_a_row_twice_even_in_a_second_pass() -> None:
 def test_some_rows_are_drawn_alike_from_those_that_are_wanted() -> None:
     rows = np.zeros((10, 3), bool)
     rows[:6, 0] = rows[4:6, 1] = True
-    drawn = np.stack([some(rows, 3, np.random.default_rng(seed)) for seed in range(400)])
+    drawn = np.stack([sample_rows(rows, 3, np.random.default_rng(seed)) for seed in range(400)])
     assert not drawn[:, ~rows].any()
     assert (drawn.sum(1) == [3, 2, 0]).all()  # 2 where there are no more
     np.testing.assert_allclose(drawn[:, :6, 0].mean(0), 0.5, atol=0.1)
@@ -280,7 +281,25 @@ def test_a_crowd_is_neither_positive_nor_negative() -> None:
     label = int(full.records[0]["truth_labels"][0])
     used, ignored = fitted(full, **MINING), fitted(RecordList(crowded, full.classes), **MINING)
     assert column(used, "positives")[label - 1] - column(ignored, "positives")[label - 1] == 1
-    assert column(used, "added")[label - 1] == column(ignored, "added")[label - 1]
+    boxes, crowd = full[0]["boxes"], full[0]["truth_boxes"][:1]
+    inside = (coverage(boxes, crowd) >= 0.3) & (overlap(boxes, crowd) < 0.3)
+    assert column(used, "added")[label - 1] - column(ignored, "added")[label - 1] == inside.sum() > 0
+
+
+@pytest.mark.parametrize(("negative_iou", "added"), [(0.3, [3, 5]), (0.0, [2, 5])])
+def test_what_lies_in_a_crowd_is_no_negative_of_its_class(negative_iou: float, added: list[int]) -> None:
+    boxes = [[10, 10, 40, 40], [300, 300, 340, 340], [90, 0, 130, 20], [20, 0, 60, 30]]  # in, away, a quarter in, in
+    truth = {
+        "truth_boxes": np.array([[0, 0, 100, 100], [400, 400, 480, 480]], np.float32),
+        "truth_labels": np.array([1, 2]),
+        "truth_difficult": np.zeros(2, bool),
+        "truth_crowd": np.array([True, False]),
+    }
+    crowded = Record("000", {**image(0, proposals=4), **truth, "boxes": np.array(boxes, np.float32)})
+    single = Record("001", {**image(1), **truth, "truth_crowd": np.zeros(2, bool)})
+    stage = fitted(RecordList([crowded, single], ["a", "b"]), negative_iou=negative_iou)
+    assert column(stage, "image")[:2].tolist() == [0, 0]
+    assert column(stage, "added")[:2].tolist() == added  # of the first image, with the object of the other class
 
 
 @pytest.mark.filterwarnings("ignore:no SVM for")
@@ -417,9 +436,9 @@ def test_mining_with_the_squared_hinge_reaches_training_on_everything(solver: di
         positives, negatives = all_rows(records, k + 1)
         rows = np.concatenate([positives, negatives]).astype(float) * stage.scale_
         n = len(positives)
-        all_at_once = train_svm(sparse_rows([rows], 1.0, F), n, loss="squared_hinge", **TERMS, **EXACT)
+        w, b, _ = train_svm(sparse_rows([rows], 1.0, F), n, loss="squared_hinge", **TERMS, **EXACT)
         got = squared_objective(rows, n, stage.weights_[:, k].astype(float), float(stage.bias_[k]))
-        assert got == pytest.approx(squared_objective(rows, n, *all_at_once), rel=1e-4)
+        assert got == pytest.approx(squared_objective(rows, n, w, b), rel=1e-4)
 
 
 def test_the_solvers_learn_the_same_svms_of_the_squared_hinge() -> None:
@@ -455,9 +474,28 @@ def test_a_class_without_an_object_is_left_out_by_lbfgs_too() -> None:
     np.testing.assert_allclose(stage.weights_[:, :2], two.weights_, atol=1e-5)
 
 
-def test_an_lbfgs_that_runs_out_of_iterations_says_so() -> None:
-    with pytest.warns(UserWarning, match="labels 1, 2 did not converge in 1 iterations"):
-        fitted(images(6), **{**LBFGS, "max_iter": 1})
+@pytest.mark.parametrize("solver", [LIBLINEAR2, LBFGS], ids=["liblinear", "lbfgs"])
+def test_a_solver_that_runs_out_of_iterations_names_the_classes_once(solver: dict[str, Any]) -> None:
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        fitted(images(6), **{**solver, "max_iter": 1, "sample": 10})
+    name, tol = solver.get("solver", "liblinear"), solver["tol"]
+    wanted = f"the SVMs of c1, c2 did not converge: {name} stopped short of tol {tol} (max_iter 1)"
+    assert [str(one.message) for one in told] == [wanted]
+
+
+def test_lbfgs_names_the_class_that_rounding_keeps_from_its_tolerance() -> None:
+    with pytest.warns(UserWarning, match=r"SVMs of c1, c2 did not converge: lbfgs stopped short of tol 1e-30"):
+        stage = fitted(images(6), **{**LBFGS, "tol": 1e-30, "sample": 10})
+    np.testing.assert_allclose(stage.weights_, fitted(images(6), **LBFGS, sample=10).weights_, atol=1e-5)
+
+
+@pytest.mark.parametrize(("solver", "tol"), [(LIBLINEAR2, 0.1), (LBFGS, 0.01)], ids=["liblinear", "lbfgs"])
+def test_the_tolerance_is_the_solvers_own_unless_it_is_given(solver: dict[str, Any], tol: float) -> None:
+    records = images(6)
+    default, same, other = (fitted(records, **{**solver, "tol": one}) for one in (None, tol, tol / 1000))
+    np.testing.assert_array_equal(default.weights_, same.weights_)
+    assert not np.array_equal(default.weights_, other.weights_)
 
 
 def test_negatives_of_overlap_zero_touch_no_box_of_the_class() -> None:
@@ -503,7 +541,7 @@ def test_the_defaults_are_those_of_the_papers_code() -> None:
     stage.validate()
     assert (stage.C, stage.bias, stage.positive_weight, stage.negative_iou) == (1e-3, 10.0, 2.0, 0.3)
     assert (stage.hard, stage.evict, stage.retrain, stage.passes) == (-1.0001, -1.2, 2000, 1)
-    assert (stage.layer, stage.norm, stage.tol) == ("fc7", 20.0, 0.1)
+    assert (stage.layer, stage.norm, stage.tol) == ("fc7", 20.0, None)  # 0.1 for liblinear
     assert (stage.solver, stage.loss) == ("liblinear", "hinge")
     assert stage.needs == ("features.fc7",)
 
