@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from . import files
+from ..errors import UserError
+from . import files, layout
 from .store import Entry, Shelf
 
 Held = Entry | files.Opened
@@ -155,7 +156,7 @@ def diff(a: Shelf, b: Shelf, image: str | None = None, limit: int = 10) -> Diffe
     for entry, other in _pairs(a, b, image, found):
         try:
             changed = _compare_fields(found, entry.id, entry, other, partial(_both, a, b, entry, other), limit)
-        except (files.Unreadable, files.Replaced) as error:
+        except (files.Unreadable, files.Replaced, UserError) as error:
             found.unread[entry.id] = str(error)
             continue
         found.differing += changed
@@ -179,15 +180,20 @@ def _pairs(a: Shelf, b: Shelf, image: str | None, found: Difference) -> Iterator
         found.only_b += [image] if other and not one else []
         yield from [(one, other)] if one and other else []
         return
-    known = set()
+    alike, others = set(), dict[str, None]()
     for entry in a.entries():
-        known.add(entry.id)
-        match = b.find(entry.id)
-        if match is None:
-            found.only_a.append(entry.id)
-        else:
+        if match := b.find(entry.id, entry.inputs):
+            alike.add(entry.id)
             yield entry, match
-    found.only_b += [entry.id for entry in b.entries() if entry.id not in known]
+        else:
+            others[entry.id] = None
+    theirs = {entry.id for entry in b.entries()}
+    for id in (id for id in others if id not in alike):  # made from other things on both sides: the newest of each
+        one, other = a.find(id), b.find(id)
+        if one and other:
+            yield one, other
+    found.only_a += [id for id in others if id not in theirs]
+    found.only_b += [id for id in theirs if id not in alike and id not in others]
 
 
 def _compare_fields(found: Difference, image: str, one: Held, other: Held, read: Read, limit: int) -> bool:
@@ -228,22 +234,22 @@ def _compare_states(a: Path, b: Path, found: Difference, limit: int) -> None:
         return
     try:
         _compare_fields(found, STATE, one, other, lambda name: (_array(a, one, name), _array(b, other, name)), limit)
-    except (files.Unreadable, files.Replaced, FileNotFoundError) as error:
+    except (files.Unreadable, files.Replaced, FileNotFoundError, UserError) as error:
         found.unread[STATE] = str(error)
 
 
 def _opened(shelf: Path, found: Difference) -> files.Opened | None:
     try:
-        return files.open_header(shelf / "state.safetensors")
+        return files.open_header(layout.learned(shelf))
     except FileNotFoundError:
         return None
-    except files.Unreadable as error:
+    except (files.Unreadable, UserError) as error:
         found.unread[STATE] = str(error)
         return None
 
 
 def _array(shelf: Path, opened: files.Opened, name: str) -> np.ndarray:
-    path = shelf / "state.safetensors"
+    path = layout.learned(shelf)
     arrays = files.read_arrays(path, {name: opened.slots[name]}, opened)
     files.check(path, arrays, opened.digests)
     return arrays[name]

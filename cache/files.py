@@ -10,19 +10,20 @@ import json
 import os
 import shutil
 import time
-import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 import numpy as np
 from safetensors.numpy import save
 
 from ..errors import UserError
+from . import layout
 from .keys import digest, digest_value
 
+T = TypeVar("T")
 _DTYPES = {
     "F64": np.float64,
     "F32": np.float32,
@@ -45,6 +46,10 @@ class Unreadable(Exception):
 
 class Replaced(Exception):
     """A file whose place another one has taken since it was looked at; the message names it."""
+
+
+class Gone(UserError):
+    """A folder that was removed while a file was written in it."""
 
 
 @dataclass(frozen=True)
@@ -74,15 +79,22 @@ def write(path: Path, arrays: Mapping[str, np.ndarray], header: Mapping[str, Any
     contiguous = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     digests = {name: digest_value(array) for name, array in contiguous.items()}
     text = json.dumps({"header": header, "digests": digests})
-    with renamed(path) as temporary:
+
+    def fill(temporary: Path) -> Opened:
         # not save_file, which makes files that nobody but their owner may read
         temporary.write_bytes(save(contiguous, {"rcnn": text, "xxh3": digest(text)}))
         return open_header(temporary)  # before others can replace it
 
+    return _persist(path, fill)
+
 
 def open_header(path: Path) -> Opened:
-    """What a file says of itself. FileNotFoundError if there is no file; Unreadable if it is damaged."""
-    with open(path, "rb") as file:
+    """What a file says of itself.
+
+    FileNotFoundError if there is no file; Unreadable if it is damaged; UserError if the system does not let it be read.
+    That holds for all that reads a file here.
+    """
+    with _reading(path) as file:
         return _header(file, path)
 
 
@@ -91,7 +103,7 @@ def read_arrays(path: Path, slots: Mapping[str, Slot], opened: Opened | None = N
 
     opened: what the file said of itself; Replaced if it says otherwise now. None: the file never changes.
     """
-    with open(path, "rb") as file:
+    with _reading(path) as file:
         if opened is not None and _header(file, path) != opened:
             raise Replaced(f"{path} was replaced")
         return {name: _read(file, slot, path) for name, slot in slots.items()}
@@ -106,7 +118,7 @@ def check(path: Path, arrays: Mapping[str, np.ndarray], digests: Mapping[str, st
 
 def read(path: Path) -> dict[str, np.ndarray]:
     """All arrays of a file, checked. FileNotFoundError if there is no file; Unreadable if it is damaged."""
-    with open(path, "rb") as file:
+    with _reading(path) as file:
         opened = _header(file, path)
         arrays = {name: _read(file, slot, path) for name, slot in opened.slots.items()}
     check(path, arrays, opened.digests)
@@ -118,7 +130,7 @@ def examine(path: Path) -> Opened:
 
     FileNotFoundError if there is no file; Unreadable if it is damaged.
     """
-    with open(path, "rb") as file:  # once: another file may take its place meanwhile
+    with _reading(path) as file:  # once: another file may take its place meanwhile
         opened = _header(file, path)
         for name, slot in opened.slots.items():
             check(path, {name: _read(file, slot, path)}, opened.digests)
@@ -127,8 +139,7 @@ def examine(path: Path) -> Opened:
 
 def write_text(path: Path, text: str) -> None:
     """Write a small text file whole or not at all. UserError if it cannot be written."""
-    with renamed(path) as temporary:
-        temporary.write_text(text)
+    _persist(path, lambda temporary: temporary.write_text(text))
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -138,9 +149,15 @@ def write_json(path: Path, value: Any) -> None:
 
 def sweep(path: Path, age: float = 86400) -> None:
     """Remove what killed processes left half-written below a folder, once it is `age` seconds old (a day)."""
+    for file, _stat in halves(path, age):
+        file.unlink(missing_ok=True)
+
+
+def halves(path: Path, age: float = 86400) -> Iterator[tuple[Path, os.stat_result]]:
+    """What killed processes left half-written below a folder `age` seconds (a day) ago, or longer."""
     for file, stat in walk(path):
-        if file.name.startswith(".") and file.suffix == ".tmp" and time.time() - stat.st_mtime > age:
-            file.unlink(missing_ok=True)
+        if layout.is_half(file) and time.time() - stat.st_mtime > age:
+            yield file, stat
 
 
 def make_folder(path: Path) -> None:
@@ -163,9 +180,9 @@ def copy(source: Path, path: Path) -> None:
 def renamed(path: Path) -> Iterator[Path]:
     """A unique temporary file that takes the place of `path` when all went well, and goes when not.
 
-    UserError if it cannot be written.
+    UserError if it cannot be written; Gone, which is one, if its folder was removed meanwhile.
     """
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    temporary = layout.half_of(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -174,7 +191,36 @@ def renamed(path: Path) -> Iterator[Path]:
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+        kind = Gone if isinstance(error, FileNotFoundError) else UserError
+        raise kind(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def _persist(path: Path, fill: Callable[[Path], T]) -> T:
+    """Write a file by `fill`; once more, if `rcnn cache prune` took its shelf away meanwhile."""
+    try:
+        with renamed(path) as temporary:
+            return fill(temporary)
+    except Gone:
+        with renamed(path) as temporary:
+            return fill(temporary)
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[BinaryIO]:
+    """The file, open; the system's refusals, but that there is none, as UserError."""
+    with told(path), open(path, "rb") as file:
+        yield file
+
+
+@contextmanager
+def told(path: Path) -> Iterator[None]:
+    """What the system answers to reading a file or folder, in a sentence (UserError); FileNotFoundError stays one."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
 
 
 def walk(path: Path) -> Iterator[tuple[Path, os.stat_result]]:
@@ -182,14 +228,21 @@ def walk(path: Path) -> Iterator[tuple[Path, os.stat_result]]:
     for folder, folders, names in os.walk(path):  # not rglob, which fails at a folder that vanishes
         folders.sort()
         for name in sorted(names):
+            file = Path(folder, name)
             with suppress(FileNotFoundError):
-                yield Path(folder, name), os.stat(os.path.join(folder, name))
+                yield file, stat(file)
+
+
+def stat(path: Path) -> os.stat_result:
+    """What the system knows of a file. FileNotFoundError if there is none; UserError if it does not tell."""
+    with told(path):
+        return path.stat()
 
 
 def size(path: Path) -> int:
     """Bytes of a file; 0 if it is gone."""
     with suppress(FileNotFoundError):
-        return path.stat().st_size
+        return stat(path).st_size
     return 0
 
 

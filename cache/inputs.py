@@ -11,10 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .files import Unreadable, write_text
+from . import layout
+from .files import Unreadable, told, write_text
 from .keys import digest, inputs_key
-
-NAME = "inputs.json"
 
 
 @dataclass(frozen=True)
@@ -40,14 +39,18 @@ def write(shelf: Path, inputs: Inputs) -> None:
     fields = sorted({name for one in inputs.images.values() for name in one})
     rows = {id: [one.get(name) for name in fields] for id, one in inputs.images.items()}
     text = json.dumps({"fields": fields, "made_by": inputs.made_by, "images": rows}, separators=(",", ":"))
-    write_text(shelf / NAME, text + "\n")
+    write_text(shelf / layout.INPUTS, text + "\n")
 
 
 def read(shelf: Path) -> Inputs | None:
-    """What a shelf's state was learned from, or None if the shelf does not say. Unreadable if it is damaged."""
-    path = shelf / NAME
+    """What a shelf's state was learned from, or None if the shelf does not say.
+
+    Unreadable if it is damaged; UserError if the system does not let it be read.
+    """
+    path = shelf / layout.INPUTS
     try:
-        raw = json.loads(path.read_bytes())
+        with told(path):
+            raw = json.loads(path.read_bytes())
         images = {
             id: {name: one for name, one in zip(raw["fields"], row, strict=True) if one is not None}
             for id, row in raw["images"].items()

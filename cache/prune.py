@@ -11,15 +11,14 @@ import os
 import re
 import shutil
 import time
-import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..errors import UserError
-from . import files, use
-from .verify import ENTRY, REMOVED, SHELF, Finding, is_pack, leftovers, shelves, strays
+from . import files, layout, use
+from .verify import Finding, leftovers, strays, useless_packs
 
 UNITS = {letter: 1000**i for i, letter in enumerate("kmgt", 1)}
 SECONDS = {"h": 3600, "d": 86400, "w": 604800}
@@ -89,9 +88,9 @@ def holding(shelf: Path) -> Holding:
     entries = [
         File(path, stat.st_size, stat.st_mtime_ns)
         for path, stat in found
-        if is_pack(path) or ENTRY.fullmatch(path.relative_to(shelf).as_posix())
+        if layout.is_pack(path) or layout.is_entry(shelf, path)
     ]
-    learned = any(path.name in ("state.safetensors", "checkpoint.safetensors") for path, _stat in found)
+    learned = any(layout.learned(shelf, name).exists() for name in (layout.STATE, layout.CHECKPOINT))
     return Holding(shelf, use.last_use(shelf), entries, sum(stat.st_size for _path, stat in found), learned)
 
 
@@ -168,11 +167,11 @@ def prune(
     """
     from filelock import FileLock
 
-    if dry_run:
-        return _prune(root, max_size, older_than, step, dry_run=True)
     try:
-        (root / use.RUNS).mkdir(exist_ok=True)
-        with FileLock(root / use.RUNS / "prune"):
+        if dry_run:
+            return _prune(root, max_size, older_than, step, dry_run=True)
+        (root / layout.RUNS).mkdir(exist_ok=True)
+        with FileLock(root / layout.RUNS / "prune"):
             return _prune(root, max_size, older_than, step, dry_run=False)
     except OSError as error:
         where = error.filename or root
@@ -182,7 +181,7 @@ def prune(
 def _prune(root: Path, max_size: int | None, older_than: float | None, step: str | None, *, dry_run: bool) -> Pruned:
     before = files.folder_size(root)
     runs = use.live_runs(root)
-    mine = [path for path in shelves(root) if step in (None, _step(path))]
+    mine = [path for path in layout.shelves(root) if step in (None, layout.step_of(path))]
     free = [path for path in mine if not use.in_use(path, runs)]
     lost = [*_useless(root, free)]
     if not dry_run:
@@ -204,16 +203,12 @@ def _without(one: Holding, gone: set[Path]) -> Holding:
     return Holding(one.path, one.used, entries, one.nbytes - double, one.learned)
 
 
-def _step(shelf: Path) -> str:
-    found = SHELF.fullmatch(shelf.name)
-    return found["step"] if found else ""
-
-
 def _useless(root: Path, free: Iterable[Path]) -> Iterator[Finding]:
     """What is of no use to anyone. Not a shelf that just lost its about.json: that goes by its last use."""
-    yield from (finding for finding in strays(root) if finding.path.name.startswith(REMOVED))
+    yield from (finding for finding in strays(root) if layout.is_removed(finding.path))
     for shelf in free:
-        yield from (finding for finding in leftovers(shelf) if not is_pack(finding.path) or " all of " in finding.why)
+        packs = set(useless_packs(shelf))
+        yield from (one for one in leftovers(shelf) if not layout.is_pack(one.path) or one.path in packs)
 
 
 def _told(removal: Removal) -> Removed:
@@ -239,11 +234,11 @@ def _carry_out(root: Path, removal: Removal) -> Removed:
 
 def _images(path: Path) -> int:
     """How many image entries a file holds."""
-    if not is_pack(path):
+    if not layout.is_pack(path):
         return 1
     try:
         return len(files.open_header(path).header["entries"])
-    except (OSError, files.Unreadable, KeyError):
+    except (FileNotFoundError, UserError, files.Unreadable, KeyError):
         return 0
 
 
@@ -253,7 +248,7 @@ def _discard(path: Path) -> bool:
         if not path.is_dir():
             os.unlink(path)
             return True
-        aside = path if path.name.startswith(REMOVED) else path.with_name(f"{REMOVED}{uuid.uuid4().hex}")
+        aside = layout.aside(path)
         os.rename(path, aside)
     except FileNotFoundError:
         return False

@@ -1,14 +1,7 @@
-"""The cache on disk: a folder of shelves, one shelf for each step and method.
+"""The cache on disk: a folder of shelves, one shelf for each step and method; `layout` says where each thing lies.
 
-    <root>/<step>-<12 hex>/about.json           what it was made with
-                          /state.safetensors    what was learned, if anything is
-                          /inputs.json          from what: a hash of every field of every image
-                          /used                 when a run last opened the shelf
-                          /checkpoint.safetensors  while it is being learned
-                          /ab/<hash of id>.safetensors  one image's entry
-                          /packs/<name>.safetensors     many small entries in one file
-
-An entry's header holds the image id, a hash of all it was made from (`inputs`) and a hash of each field.
+An entry's header holds the image id, a hash of all it was made from (`inputs`) and a hash of each field. An image has
+an entry for each of the inputs it was ever made from, so two data sets that share ids do not disturb one another.
 Any number of processes may fill one cache: entries are renamed into place, packs are written before the
 entries that they hold are removed, and about.json is changed under a lock.
 """
@@ -18,8 +11,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import time
-import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,8 +19,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import UserError
-from . import files
-from .keys import digest
+from . import files, layout
 
 log = logging.getLogger("rcnn.cache")
 SMALL = 64 * 1024  # bytes under which an entry is packed with others
@@ -64,6 +54,9 @@ class Entry:
         return sum(slot.nbytes for slot in self.slots.values())
 
 
+Images = dict[str, dict[str, Entry]]  # id -> inputs -> entry
+
+
 class Store:
     """A cache folder.
 
@@ -73,18 +66,19 @@ class Store:
     def __init__(self, root: str | Path | None = None, *, verify: bool = True):
         self.root = Path(root) if root else default_root()
         self.verify = verify
-        if self.root.exists() and not self.root.is_dir():
+        with files.told(self.root):
+            in_the_way = self.root.exists() and not self.root.is_dir()
+        if in_the_way:
             raise UserError(f"the cache {self.root} is a file, not a folder")
 
     def shelf(self, step: str, key: str) -> Shelf:
         """The shelf of a step made by the method with this key (only its first 12 digits are used)."""
-        return Shelf(self.root / f"{step}-{key[:12]}", verify=self.verify)
+        return Shelf(self.root / layout.shelf_name(step, key), verify=self.verify)
 
     def shelves(self) -> list[Shelf]:
-        """All shelves, oldest first."""
-        if not self.root.is_dir():
-            return []
-        found = sorted(_stats(self.root.glob("*/about.json")), key=lambda pair: pair[1].st_ctime)
+        """All shelves that tell what they are of, oldest first."""
+        described = _stats(path / layout.ABOUT for path in layout.shelves(self.root))
+        found = sorted(described, key=lambda pair: pair[1].st_ctime)
         return [Shelf(path.parent, verify=self.verify) for path, _stat in found]
 
 
@@ -95,9 +89,11 @@ class Shelf:
         self.path = path
         self.verify = verify
         self._checked: set[tuple[Path, str]] = set()
-        self._packs: dict[Path, dict[str, Entry]] = {}
-        self._damaged: list[Path] = []
+        self._packs: dict[Path, Images] = {}
         self._order: list[Path] = []  # of packs, the newest first
+        self._damaged: list[Path] = []
+        self._wrote = False  # since the last `pack`
+        self._small: set[Path] = set()  # loose small entries that were met since then, as many as matter
 
     def __repr__(self) -> str:
         return f"Shelf({self.path})"
@@ -105,18 +101,19 @@ class Shelf:
     # -- entries -------------------------------------------------------------------------------------
 
     def find(self, id: str, inputs: str | None = None) -> Entry | None:
-        """The entry of an image (made from these inputs, if given), or None.
+        """The entry of an image that was made from these inputs, or None; without inputs its newest one.
 
         A damaged one is named in a warning and counts as none.
         """
+        if inputs is None:
+            return self._newest(id)
         try:
-            entry: Entry | None = _open(self._place(id), id)
+            return self._met(self._open(self.path / layout.entry_name(id, inputs)))
         except FileNotFoundError:
-            entry = self._packed(id, inputs)
+            return self._packed(id, inputs)
         except files.Unreadable as error:
             log.warning("%s; it is made again", error)
             return None
-        return entry if entry is not None and inputs in (None, entry.inputs) else None
 
     def read(self, entry: Entry, names: Iterable[str]) -> dict[str, np.ndarray]:
         """Fields of an entry. Unreadable if its file is damaged; Replaced if another entry took its place."""
@@ -138,9 +135,10 @@ class Shelf:
         return arrays
 
     def write(self, id: str, inputs: str, arrays: Mapping[str, np.ndarray]) -> Entry:
-        """Store an image's fields, in the place of what was there."""
-        path = self._place(id)
+        """Store an image's fields, in the place of what was made from the same inputs before."""
+        path = self.path / layout.entry_name(id, inputs)
         opened = files.write(path, arrays, {"id": id, "inputs": inputs, "format": FORMAT})
+        self._wrote = True
         return Entry(id, inputs, opened.digests, path, opened.slots, opened)
 
     def remove(self, entry: Entry) -> None:
@@ -149,24 +147,22 @@ class Shelf:
             entry.path.unlink(missing_ok=True)
 
     def entries(self) -> Iterator[Entry]:
-        """All entries, each image once. A damaged file is named in a warning and passed over."""
+        """All entries: of an image one for each of its inputs. A damaged file is named in a warning and passed over."""
         seen = set()
-        for path in self._loose():
-            try:
-                entry = _open(path)
-            except FileNotFoundError:
-                continue  # packed meanwhile
-            except files.Unreadable as error:
-                log.warning("%s", error)
-                continue
-            seen.add(entry.id)
+        for entry in self._readable(layout.entries(self.path)):
+            seen.add((entry.id, entry.inputs))
             yield entry
         self._load_packs()
         for path in self._order:
-            for id, entry in self._packs[path].items():
-                if id not in seen:
-                    seen.add(id)
+            for entry in (entry for ones in self._packs[path].values() for entry in ones.values()):
+                if (entry.id, entry.inputs) not in seen:
+                    seen.add((entry.id, entry.inputs))
                     yield entry
+
+    @property
+    def untidy(self) -> bool:
+        """Whether `pack` has something to do, as far as was met here: a write, a damaged pack, many small entries."""
+        return self._wrote or bool(self._damaged) or len(self._small) >= FEW
 
     def pack(self) -> int:
         """Put loose small entries into packs, for there may be thousands; returns how many.
@@ -181,7 +177,9 @@ class Shelf:
         try:
             files.sweep(self.path)
             self._drop_damaged()
-            small = [(path, stat) for path, stat in _stats(self._loose()) if stat.st_size < SMALL]
+            self._wrote, self._small = False, set()
+            small = [(path, stat) for path, stat in _stats(layout.entries(self.path)) if stat.st_size < SMALL]
+            small.sort(key=lambda pair: pair[1].st_mtime_ns)  # in a pack too the newest is the last
             if len(small) < FEW:
                 return 0
             with FileLock(self.path / "pack.lock", timeout=0):
@@ -198,7 +196,7 @@ class Shelf:
         packed = []
         for path, stat in small:
             try:
-                entry = _open(path)
+                entry = self._open(path)
                 fields = self.read(entry, entry.slots)
             except (FileNotFoundError, files.Replaced):
                 continue
@@ -210,8 +208,7 @@ class Shelf:
             packed.append((path, stat.st_ino))
         if not heads:
             return 0
-        name = f"{time.time_ns():020d}-{uuid.uuid4().hex[:8]}.safetensors"  # the newest pack sorts last
-        files.write(self.path / "packs" / name, arrays, {"entries": heads, "format": FORMAT})
+        files.write(self.path / layout.pack_name(), arrays, {"entries": heads, "format": FORMAT})
         self._load_packs()
         inodes = dict(packed)
         for path, stat in _stats(inodes):
@@ -230,34 +227,57 @@ class Shelf:
             except files.Unreadable:  # and not of a later version
                 path.unlink(missing_ok=True)
 
-    def _loose(self) -> Iterable[Path]:
-        return self.path.glob("[0-9a-f][0-9a-f]/*.safetensors")
+    def _open(self, path: Path) -> Entry:
+        opened = files.open_header(path)
+        header = opened.header
+        if header.get("format") != FORMAT or "inputs" not in header:
+            raise files.Unreadable(f"{path} is of another format")
+        id, inputs = header["id"], header["inputs"]
+        if path != self.path / layout.entry_name(id, inputs):
+            raise files.Unreadable(f"{path} is damaged: it is of image {id!r}, whose place is another")
+        return Entry(id, inputs, opened.digests, path, opened.slots, opened)
 
-    def _place(self, id: str) -> Path:
-        name = digest(id)
-        return self.path / name[:2] / f"{name}.safetensors"
+    def _met(self, entry: Entry) -> Entry:
+        if entry.nbytes < SMALL and len(self._small) < FEW:
+            self._small.add(entry.path)
+        return entry
+
+    def _readable(self, paths: Iterable[Path]) -> Iterator[Entry]:
+        """The entries in these files; a damaged one is named, one that was packed meanwhile is in a pack."""
+        for path in paths:
+            try:
+                yield self._open(path)
+            except FileNotFoundError:
+                continue
+            except files.Unreadable as error:
+                log.warning("%s", error)
+
+    def _newest(self, id: str) -> Entry | None:
+        """Of an image's entries the loose one that was written last, else the last of the newest pack."""
+        loose = sorted(_stats(layout.entries_of(self.path, id)), key=lambda pair: -pair[1].st_mtime_ns)
+        if entry := next(self._readable(path for path, _stat in loose), None):
+            return entry
+        self._load_packs()
+        held = (self._packs[path][id] for path in self._order if id in self._packs[path])
+        return [*entries.values()][-1] if (entries := next(held, None)) else None
 
     def _forget(self, pack: Path) -> None:
         """A pack that is gone holds nothing."""
         if self._packs.pop(pack, None) is not None:
             self._order.remove(pack)
 
-    def _packed(self, id: str, inputs: str | None) -> Entry | None:
-        found = self._in_packs(id)
-        if (found is None or inputs not in (None, found.inputs)) and self._load_packs():
-            found = self._in_packs(id)
-        return found
+    def _packed(self, id: str, inputs: str) -> Entry | None:
+        found = self._in_packs(id, inputs)
+        return self._in_packs(id, inputs) if found is None and self._load_packs() else found
 
-    def _in_packs(self, id: str) -> Entry | None:
+    def _in_packs(self, id: str, inputs: str) -> Entry | None:
         """Its entry in the newest pack that has one."""
-        for path in self._order:
-            if id in self._packs[path]:
-                return self._packs[path][id]
-        return None
+        held = (self._packs[path].get(id, {}).get(inputs) for path in self._order)
+        return next((entry for entry in held if entry is not None), None)
 
     def _load_packs(self) -> bool:
         """Read the headers of packs that this process does not know yet; whether there were any."""
-        new = [path for path in self.path.glob("packs/*.safetensors") if path not in self._packs]
+        new = [path for path in layout.packs(self.path) if path not in self._packs]
         for path in new:
             try:
                 self._packs[path] = _pack_entries(path, files.open_header(path))
@@ -272,34 +292,37 @@ class Shelf:
 
     # -- what is learned -----------------------------------------------------------------------------
 
-    def load_state(self, name: str = "state") -> dict[str, np.ndarray] | None:
-        """A learned state (or "checkpoint"), or None if there is none. A damaged one is named and is none."""
-        path = self.path / f"{name}.safetensors"
+    def load_state(self, name: str = layout.STATE) -> dict[str, np.ndarray] | None:
+        """A learned state (or a checkpoint), or None if there is none. A damaged one is named and is none."""
         try:
-            return files.read(path)
+            return files.read(layout.learned(self.path, name))
         except FileNotFoundError:
             return None
         except files.Unreadable as error:
             log.warning("%s; it is learned again", error)
             return None
 
-    def save_state(self, state: Mapping[str, np.ndarray], name: str = "state") -> None:
-        files.write(self.path / f"{name}.safetensors", state, {"format": FORMAT})
+    def save_state(self, state: Mapping[str, np.ndarray], name: str = layout.STATE) -> None:
+        files.write(layout.learned(self.path, name), state, {"format": FORMAT})
 
     def drop_state(self, name: str) -> None:
-        (self.path / f"{name}.safetensors").unlink(missing_ok=True)
+        layout.learned(self.path, name).unlink(missing_ok=True)
 
     # -- about ---------------------------------------------------------------------------------------
 
     def about(self) -> dict[str, Any]:
-        """What the shelf was made with; empty if it is new. UserError if about.json is damaged."""
-        path = self.path / "about.json"
+        """What the shelf was made with; empty if it is new. UserError if about.json is damaged or cannot be read."""
+        path = self.path / layout.ABOUT
         try:
-            return dict(json.loads(path.read_bytes()))
+            with files.told(path):
+                about = json.loads(path.read_bytes())
+            if not (isinstance(about, dict) and "step" in about):
+                raise ValueError("it names no step")
         except FileNotFoundError:
             return {}
-        except (ValueError, TypeError) as error:
+        except ValueError as error:
             raise UserError(f"{path} is damaged: {error}; the next run that uses its shelf writes it anew") from error
+        return about
 
     def described(self) -> bool:
         """Whether about.json is there and whole. A damaged one is named in a warning."""
@@ -308,6 +331,10 @@ class Shelf:
         except UserError as error:
             log.warning("%s", error)
             return False
+
+    def labelled(self) -> bool:
+        """Whether about.json is there; nothing is read."""
+        return (self.path / layout.ABOUT).exists()
 
     def describe(self, about: Mapping[str, Any], environment: Mapping[str, Any]) -> None:
         """Write about.json, or add an environment (software, device, threads) that also filled the shelf."""
@@ -320,7 +347,7 @@ class Shelf:
             with FileLock(self.path / "about.lock"):
                 filled = self._filled_by()
                 if environment not in filled:
-                    files.write_json(self.path / "about.json", {**about, "filled_by": [*filled, environment]})
+                    files.write_json(self.path / layout.ABOUT, {**about, "filled_by": [*filled, environment]})
         except OSError as error:
             raise UserError(f"cannot write the cache at {self.path}: {error.strerror or error}") from error
 
@@ -332,28 +359,19 @@ class Shelf:
         return files.folder_size(self.path)
 
 
-def _open(path: Path, id: str | None = None) -> Entry:
-    opened = files.open_header(path)
-    header = opened.header
-    if header.get("format") != FORMAT or "inputs" not in header:
-        raise files.Unreadable(f"{path} is of another format")
-    if id is not None and header["id"] != id:
-        raise files.Unreadable(f"{path} is damaged: it is of image {header['id']!r}, not {id!r}")
-    return Entry(header["id"], header["inputs"], opened.digests, path, opened.slots, opened)
-
-
-def _pack_entries(path: Path, opened: files.Opened) -> dict[str, Entry]:
+def _pack_entries(path: Path, opened: files.Opened) -> Images:
     if opened.header.get("format") != FORMAT:
         raise files.Unreadable(f"{path} is of another format")
     slots: dict[str, dict[str, files.Slot]] = {}
     for name, slot in opened.slots.items():
         place, _, field_name = name.partition("/")
         slots.setdefault(place, {})[field_name] = slot
-    entries = {}
+    entries: Images = {}
     for number, head in enumerate(opened.header["entries"]):
         mine = slots.get(str(number), {})
         digests = {name: opened.digests[f"{number}/{name}"] for name in mine}
-        entries[head["id"]] = Entry(head["id"], head["inputs"], digests, path, mine)
+        entry = Entry(head["id"], head["inputs"], digests, path, mine)
+        entries.setdefault(entry.id, {})[entry.inputs] = entry
     return entries
 
 
@@ -361,7 +379,7 @@ def _stats(paths: Iterable[Path]) -> Iterator[tuple[Path, os.stat_result]]:
     """Files with what the system knows of them; those that vanished are left out."""
     for path in paths:
         try:
-            stat = path.stat()
+            stat = files.stat(path)
         except FileNotFoundError:
             continue
         yield path, stat

@@ -1,8 +1,6 @@
 """Who uses the cache, and when: a lock held by every live run, and a stamp on each shelf.
 
-    <root>/.runs/<start>-<random>.lock   locked as long as the run lives; the system unlocks it when a process dies
-    <root>/<shelf>/used                  its time is that of the shelf's last opening
-
+The lock is a file that stays locked as long as the run lives; the system unlocks it when a process dies.
 A shelf is in use if it was opened since the oldest live run began. Access times of files are no guide: most
 systems keep them late or not at all.
 """
@@ -11,18 +9,17 @@ from __future__ import annotations
 
 import logging
 import os
-import time
-import uuid
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from . import files, layout
+
 if TYPE_CHECKING:
     from filelock import BaseFileLock
 
 log = logging.getLogger("rcnn.cache")
-RUNS, USED = ".runs", "used"
 MARGIN = 10 * 10**9  # ns: times of files lag behind the clock, and clocks of two machines differ
 
 
@@ -33,11 +30,13 @@ def lease(root: Path) -> BaseFileLock | None:
     """
     from filelock import FileLock
 
-    name = f"{time.time_ns():020d}-{uuid.uuid4().hex[:8]}.lock"
+    path = root / layout.RUNS / layout.lease_name()
+    unborn = path.with_suffix(".new")  # which no other run takes for that of a dead one before it is locked
     try:
-        (root / RUNS).mkdir(parents=True, exist_ok=True)
-        lock = FileLock(root / RUNS / name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(unborn)
         lock.acquire(timeout=0)
+        unborn.rename(path)
     except OSError as error:
         log.debug("%s: no lock for this run: %s", root, error)
         return None
@@ -47,7 +46,7 @@ def lease(root: Path) -> BaseFileLock | None:
 
 def live_runs(root: Path) -> list[int]:
     """When each live run began, in nanoseconds since 1970; what dead ones left is removed."""
-    return [int(path.name[:20]) for path in (root / RUNS).glob("*.lock") if not _dead(path)]
+    return [began for path, began in layout.leases(root) if not _dead(path)]
 
 
 def _dead(path: Path) -> bool:
@@ -65,15 +64,15 @@ def stamp(shelf: Path) -> None:
     """Note that a shelf, if it is there, is opened now."""
     with suppress(OSError):  # a cache that may not be written is not pruned; a full disk makes the order less exact
         if shelf.is_dir():
-            (shelf / USED).touch()
-            os.utime(shelf / USED)
+            (shelf / layout.USED).touch()
+            os.utime(shelf / layout.USED)
 
 
 def last_use(shelf: Path) -> int:
     """When a shelf was last opened, in nanoseconds since 1970; last changed, if nothing tells; 0 if it is gone."""
-    for name in (USED, "about.json", "."):
+    for name in (layout.USED, layout.ABOUT, "."):
         with suppress(FileNotFoundError):
-            return (shelf / name).stat().st_mtime_ns
+            return files.stat(shelf / name).st_mtime_ns
     return 0
 
 

@@ -9,21 +9,16 @@ from __future__ import annotations
 
 import json
 import os
-import re
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from . import files, inputs
-from .keys import digest, digest_value
+from ..errors import UserError
+from . import files, inputs, layout
+from .keys import digest_value
 from .store import FORMAT
 
 METHOD = ("class", "version", "parameters", "again", "reads")  # of about.json: what the method key is made of
-SHELF = re.compile(r"(?P<step>\w+)-(?P<key>[0-9a-f]{12})")
-ENTRY = re.compile(r"[0-9a-f]{2}/[0-9a-f]{32}\.safetensors")
-REMOVED = ".removed-"  # begins the name of a shelf that is being removed
-DAY = 86400.0
 
 
 class Finding(NamedTuple):
@@ -36,11 +31,6 @@ class Finding(NamedTuple):
     kind: str
     why: str
     nbytes: int
-
-
-def shelves(root: Path) -> list[Path]:
-    """The folders of all shelves by name, with or without about.json."""
-    return sorted(path for path in root.glob("*") if SHELF.fullmatch(path.name) and path.is_dir())
 
 
 def damages(shelf: Path, advance: Callable[[int], None] = lambda nbytes: None) -> Iterator[Finding]:
@@ -56,36 +46,32 @@ def damages(shelf: Path, advance: Callable[[int], None] = lambda nbytes: None) -
             continue
         except files.Unreadable as error:
             yield Finding(path, "damaged", str(error).removeprefix(f"{path} is damaged: "), stat.st_size)
-        except OSError as error:
-            yield Finding(path, "unread", error.strerror or str(error), stat.st_size)
+        except UserError as error:
+            yield Finding(path, "unread", str(error).removeprefix(f"cannot read {path}: "), stat.st_size)
         advance(stat.st_size)
 
 
 def _check(shelf: Path, place: str) -> None:
     path = shelf / place
-    if place == "about.json":
+    if place == layout.ABOUT:
         _check_about(shelf)
-    elif place == inputs.NAME:
+    elif place == layout.INPUTS:
         _check_inputs(shelf)
     elif path.name.startswith("."):
         return  # being written
-    elif ENTRY.fullmatch(place):
-        _check_entry(path, files.examine(path))
-    elif is_pack(path):
+    elif layout.is_entry(shelf, path):
+        _check_entry(shelf, path, files.examine(path))
+    elif layout.is_pack(path):
         _check_pack(path, files.examine(path))
-    elif place in ("state.safetensors", "checkpoint.safetensors"):
+    elif path in (layout.learned(shelf), layout.learned(shelf, layout.CHECKPOINT)):
         files.examine(path)
 
 
-def is_pack(path: Path) -> bool:
-    """Whether a file of a shelf is a pack."""
-    return path.parent.name == "packs" and path.suffix == ".safetensors" and not path.name.startswith(".")
-
-
-def _check_entry(path: Path, opened: files.Opened) -> None:
+def _check_entry(shelf: Path, path: Path, opened: files.Opened) -> None:
     header = opened.header
     _refuse(path, header.get("format") != FORMAT or "inputs" not in header, "it is of another format")
-    _refuse(path, digest(header["id"]) != path.stem, f"it is of image {header['id']!r}, whose place is another")
+    place = shelf / layout.entry_name(header["id"], header["inputs"])
+    _refuse(path, path != place, f"it is of image {header['id']!r}, whose place is another")
 
 
 def _check_pack(path: Path, opened: files.Opened) -> None:
@@ -97,7 +83,7 @@ def _check_pack(path: Path, opened: files.Opened) -> None:
 
 
 def _check_about(shelf: Path) -> None:
-    path = shelf / "about.json"
+    path = shelf / layout.ABOUT
     about = _json(path)
     try:
         _check_words(path, about)
@@ -117,16 +103,17 @@ def _check_words(path: Path, about: dict[str, Any]) -> None:
 def _check_inputs(shelf: Path) -> None:
     read = inputs.read(shelf)
     try:
-        about = _json(shelf / "about.json")
+        about = _json(shelf / layout.ABOUT)
         key = inputs.state_key(about["method_key"], about["classes"], read) if read else ""
-    except (OSError, files.Unreadable, KeyError, TypeError):
+    except (FileNotFoundError, UserError, files.Unreadable, KeyError, TypeError):
         return  # about.json is named by itself, and nothing else tells the key
-    _refuse(shelf / inputs.NAME, bool(read) and key != about["key"], "its hashes are not those of the state's key")
+    _refuse(shelf / layout.INPUTS, bool(read) and key != about["key"], "its hashes are not those of the state's key")
 
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        held = json.loads(path.read_bytes())
+        with files.told(path):
+            held = json.loads(path.read_bytes())
     except ValueError as error:
         raise files.Unreadable(f"{path} is damaged: {error}") from error
     _refuse(path, not isinstance(held, dict), "it is no JSON object")
@@ -143,37 +130,41 @@ def _refuse(path: Path, broken: bool, why: str) -> None:
 
 def leftovers(shelf: Path) -> Iterator[Finding]:
     """What killed processes left half-written a day ago, checkpoints beside a state, packs that newer entries hide."""
-    for path, stat in files.walk(shelf):
-        if path.name.startswith(".") and path.suffix == ".tmp" and time.time() - stat.st_mtime > DAY:
-            yield Finding(path, "left over", "half-written by a process that was killed", stat.st_size)
-    checkpoint = shelf / "checkpoint.safetensors"
-    if checkpoint.exists() and (shelf / "state.safetensors").exists():
+    for path, stat in files.halves(shelf):
+        yield Finding(path, "left over", "half-written by a process that was killed", stat.st_size)
+    checkpoint = layout.learned(shelf, layout.CHECKPOINT)
+    if checkpoint.exists() and layout.learned(shelf).exists():
         yield Finding(checkpoint, "left over", "the fit that it was for is finished", files.size(checkpoint))
-    yield from _hidden(shelf)
+    for path, hidden, held in _hidden(shelf):
+        why = f"newer entries hide {'all' if hidden == held else hidden} of its {held} entries"
+        yield Finding(path, "left over", why, files.size(path))
 
 
-def _hidden(shelf: Path) -> Iterator[Finding]:
-    """Packs of which newer packs or loose entries hide a part, or all: the latter are of no use."""
-    found = [path for path, _stat in files.walk(shelf)]
-    seen = {path.name for path in found if ENTRY.fullmatch(path.relative_to(shelf).as_posix())}
-    for path in sorted((path for path in found if is_pack(path)), reverse=True):
+def useless_packs(shelf: Path) -> Iterator[Path]:
+    """Packs of which newer ones, or loose entries, hide all."""
+    return (path for path, hidden, held in _hidden(shelf) if hidden == held)
+
+
+def _hidden(shelf: Path) -> Iterator[tuple[Path, int, int]]:
+    """Packs of which newer packs or loose entries hide a part, or all; how many entries, and of how many."""
+    seen = {path.relative_to(shelf).as_posix() for path in layout.entries(shelf)}
+    for path in sorted(layout.packs(shelf), reverse=True):
         try:
-            held = [f"{digest(head['id'])}.safetensors" for head in files.open_header(path).header["entries"]]
-        except (OSError, files.Unreadable, KeyError):
+            held = [layout.entry_name(head["id"], head["inputs"]) for head in files.open_header(path).header["entries"]]
+        except (FileNotFoundError, UserError, files.Unreadable, KeyError):
             continue  # gone, or named as damaged
-        hidden = [name for name in held if name in seen]
-        if hidden:
-            why = f"newer entries hide {'all' if len(hidden) == len(held) else len(hidden)} of its {len(held)} entries"
-            yield Finding(path, "left over", why, files.size(path))
+        if hidden := sum(name in seen for name in held):
+            yield path, hidden, len(held)
         seen.update(held)
 
 
 def strays(root: Path) -> Iterator[Finding]:
     """Folders of a cache that are no shelf any more: without about.json, or whose removal was cut short."""
-    for path in sorted(path for path in root.glob(f"{REMOVED}*") if path.is_dir()):
+    for path in sorted(path for path in root.glob("*") if layout.is_removed(path) and path.is_dir()):
         yield Finding(path, "left over", "its removal was cut short", files.folder_size(path))
-    for path in shelves(root):
-        if not (path / "about.json").exists() and any(file.suffix != ".lock" for file, _stat in files.walk(path)):
+    for path in layout.shelves(root):
+        written = any(file.suffix != ".lock" for file, _stat in files.walk(path))
+        if written and not (path / layout.ABOUT).exists():
             why = "it has no about.json, so that no list shows it; the next run of its method writes it"
             yield Finding(path, "left over", why, files.folder_size(path))
 

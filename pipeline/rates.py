@@ -6,11 +6,10 @@ import json
 from contextlib import suppress
 from typing import NamedTuple
 
-from ..cache import files
+from ..cache import files, layout
 from ..cache.store import Shelf
 from ..errors import UserError
 
-FILE = "rates.json"
 KINDS = ("call", "fit")  # an image through a step; what a step learned from so many images
 
 
@@ -24,18 +23,18 @@ class Cost(NamedTuple):
 def note(shelf: Shelf, kind: str, cost: Cost) -> None:
     """Keep on the shelf what was measured, unless more images were measured before.
 
-    A note is a help, no result: where it cannot be written there is none.
+    A note is a help, no result: where it cannot be written, or the shelf was taken away, there is none.
     """
     known = noted(shelf)
-    if cost.images and (kind not in known or known[kind].images <= cost.images):
+    if shelf.labelled() and cost.images and (kind not in known or known[kind].images <= cost.images):
         with suppress(UserError):
-            files.write_json(shelf.path / FILE, {**known, kind: cost})
+            files.write_json(shelf.path / layout.RATES, {**known, kind: cost})
 
 
 def noted(shelf: Shelf) -> dict[str, Cost]:
     """What was measured, "call" and "fit"; nothing where there is no note or it cannot be read."""
     try:
-        held = json.loads((shelf.path / FILE).read_text())
+        held = json.loads((shelf.path / layout.RATES).read_text())
         return {kind: Cost(int(held[kind][0]), float(held[kind][1])) for kind in KINDS if kind in held}
     except (OSError, ValueError, TypeError, KeyError, IndexError):
         return {}

@@ -1,46 +1,43 @@
-"""The loop: chunks of images through all steps, a barrier only before a fit.
-
-Keys (see ARCHITECTURE.md):
-    method key: class, version, keyed parameters, content of parameter files, states and methods it reads.
-    state key:  the method key, the class names, and every field that fit reads of every image.
-"""
+"""The loop: chunks of images through all steps, a barrier only before a fit. Keys stand in keys.py."""
 
 from __future__ import annotations
 
-import os
+import logging
 import sys
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
-from ..cache import inputs as cache_inputs
-from ..cache import use
-from ..cache.inputs import Inputs
-from ..cache.keys import digest_file, digest_value
+from ..cache import layout
+from ..cache.inputs import Inputs, state_key
 from ..cache.store import Shelf, Store
 from ..errors import UserError
 from ..stages.record import Record, Records
-from ..stages.stage import NamedFile, NoCheckpoint, Ref, Stage, State
+from ..stages.stage import NoCheckpoint, Stage
 from . import rates
-from .pipeline import Again, Pipeline, Step
+from .about import Shelves
+from .fitting import Digests, FitRecords, ShelfCheckpoint, on_host
+from .keys import Keys
+from .pipeline import Pipeline
+from .processes import cores
 from .progress import Bars
 from .rates import Cost
 from .usable import usable
-from .wrap import Cached, Clock, Derived, Timed, field_digests, host, log
+from .wrap import Cached, Clock, Derived, Timed
 
+log = logging.getLogger("rcnn.run")
 DEFAULT = "default"
 CHUNK = 16  # images that are in memory at once, at least
 
 
 class Run:
     """A pipeline at work: with a cache, a device, worker processes and a clock.
+
+    Until it is closed, or its process ends, `rcnn cache prune` spares what it uses; `with Run(...) as run` closes it.
 
     cache: folder; DEFAULT for $RCNN_CACHE or the user's cache folder; None for no cache.
     device: for stages made of torch ("auto", "cpu", "cuda", "cuda:1"); None leaves what they say.
@@ -66,9 +63,9 @@ class Run:
         self.checkpoint_every = checkpoint_every
         self.bars = Bars(sys.stderr.isatty() if progress is None else progress)
         self.clock = Clock()
-        self._lease: Any = None  # held as long as this Run lives
+        self.keys = Keys(pipeline)
+        self.shelves = Shelves(self.store, self.keys, device or "auto") if self.store else None
         self._revision = pipeline.revision
-        self._method_keys: dict[str, str] = {}
         self._wrapped: dict[str, Cached | Derived] = {}
         self._usable: dict[str, Records] = {}
         if device not in (None, "auto"):
@@ -79,6 +76,18 @@ class Run:
             for step in pipeline:
                 if isinstance(step.stage, Stage) and "device" in step.stage.param_names():
                     step.stage.set_params(device=device)  # what is learned stays; with it precision "auto" may change
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the cache. A Run that is used again takes hold of it again."""
+        self._wrapped = {}
+        if self.shelves:
+            self.shelves.release()
 
     # -- use -------------------------------------------------------------------------------------------
 
@@ -131,7 +140,8 @@ class Run:
         if self.store:
             for name in steps:
                 if isinstance(step := self.wrapped(name), Cached):
-                    step.shelf.pack()  # this one knows which packs it found damaged
+                    if step.shelf.untidy:
+                        step.shelf.pack()
                     rates.note(self.shelf(name), "call", Cost(self.clock[name].computed, self.clock[name].seconds))
 
     def one(self, image: Any, fields: Iterable[str] | None = None) -> Record:
@@ -180,30 +190,24 @@ class Run:
                 f"what step {name!r} gives; run with --until {name} first"
             )
         done = []
-        for record, fields in zip(records, step.stream(records)):
+        for record, fields in zip(records, step.stream(records), strict=True):
             done.append(record.add(fields, f"step {name!r}"))
             self.bars.advance(name, reused=self.clock[name].reused)
         return done
 
     def wrapped(self, name: str) -> Cached | Derived:
         """The step with its clock and cache round it."""
-        self._refresh()
+        if self._revision != self.pipeline.revision:  # it was given other parameters, or learned again
+            self._revision, self._wrapped = self.pipeline.revision, {}
         if name not in self._wrapped:
             stage = self.pipeline.stage(name)
             self._bind(name)
             timed = Timed(name, stage, self.clock, self.jobs)
-            if self.store is None or not self.pipeline.step(name).keep:
+            if self.shelves is None or not self.pipeline.step(name).keep:
                 self._wrapped[name] = Derived(timed, partial(self.key, name))
             else:
-                self._use(self.shelf(name), partial(self._describe, name))
-                self._wrapped[name] = Cached(timed, self.shelf(name), partial(self._describe, name))
+                self._wrapped[name] = Cached(timed, self.shelves.use(name), partial(self.shelves.describe, name))
         return self._wrapped[name]
-
-    def _refresh(self) -> None:
-        """Forget keys and wrapped steps if the pipeline was given other parameters or learned again."""
-        if self._revision != self.pipeline.revision:
-            self._revision = self.pipeline.revision
-            self._method_keys, self._wrapped = {}, {}
 
     def _bind(self, name: str) -> None:
         stage = self.pipeline.method(name)
@@ -224,13 +228,8 @@ class Run:
         All that the fit reads must be in the cache.
         """
         records = FitRecords(self, name, data)
-        self._bind(name)
-        key = cache_inputs.state_key(self.method_key(name), records.classes, self._inputs(name, records))
-        state = self.store.shelf(name, key).load_state() if self.store else None
-        if state is not None:
-            self.pipeline.stage(name).load_state(state)
-            self.pipeline.keys[name] = key
-        return state is not None
+        self._recall(name, records, records.digests())
+        return name in self.pipeline.keys
 
     def _learn(self, name: str, data: Records, only: str | None = None) -> None:
         step = self.pipeline.step(name)
@@ -238,41 +237,46 @@ class Run:
             return
         if step.apart and step.data is None:
             raise UserError(f"step {name!r} learns from data of its own, which a RUN does not hold: train the recipe")
-        stage = self.pipeline.stage(name)
         records = FitRecords(self, name, data)
-        records.prepare(only)
-        self._bind(name)
-        inputs = self._inputs(name, records)
-        key = cache_inputs.state_key(self.method_key(name), records.classes, inputs)
-        shelf = self.store.shelf(name, key) if self.store else None
-        if shelf:
-            self._use(shelf, partial(self._describe, name, key, records.classes))
-        state = shelf.load_state() if shelf else None
-        if state is None:
-            self._fit(step, stage, records, shelf, key, inputs)
-        else:
-            stage.load_state(state)
-        self.pipeline.keys[name] = key
+        key = self._prepare(name, records, only)
+        if name not in self.pipeline.keys:
+            self._fit(name, key, records)
 
-    def _fit(
-        self, step: Step, stage: Stage, records: FitRecords, shelf: Shelf | None, key: str, inputs: Inputs
-    ) -> None:
-        text = f"fit {step.name}"
+    def _prepare(self, name: str, records: FitRecords, only: str | None) -> str:
+        """Make what a fit reads, note on its shelf what that is, load what was learned from it before; its key."""
+        key, inputs = self._recall(name, records, records.prepare(only))
+        if self.shelves:
+            note = self.shelves.use_learned if name in self.pipeline.keys else self.shelves.begin
+            note(name, key, records.classes, inputs)
+        return key
+
+    def _recall(self, name: str, records: FitRecords, digests: Digests) -> tuple[str, Inputs]:
+        """Load what a step learns from these records, if the cache holds it; its key, and what that is made from."""
+        self._bind(name)
+        inputs = self.keys.inputs(name, records.fields, digests)
+        key = state_key(self.method_key(name), records.classes, inputs)
+        state = self.store.shelf(name, key).load_state() if self.store else None
+        if state is not None:
+            self.pipeline.stage(name).load_state(state)
+            self.pipeline.keys[name] = key
+        return key, inputs
+
+    def _fit(self, name: str, key: str, records: FitRecords) -> None:
+        stage, text, start = self.pipeline.stage(name), f"fit {name}", time.perf_counter()
         self.bars.start(text, len(records))
-        start = time.perf_counter()
-        if shelf is None:
+        if self.shelves is None:
             stage.fit(records, NoCheckpoint())
         else:
-            self._describe(step.name, key, records.classes)
-            cache_inputs.write(shelf.path, inputs)
-            resumed = (shelf.path / "checkpoint.safetensors").exists()
+            shelf = self.shelves.use(name, key, records.classes)
+            resumed = layout.learned(shelf.path, layout.CHECKPOINT).exists()
             stage.fit(records, ShelfCheckpoint(shelf, partial(self.bars.update, text), self.checkpoint_every))
             shelf.save_state(on_host(stage.state()))
-            self._describe(step.name, key, records.classes)  # again, if the shelf was taken away meanwhile
-            shelf.drop_state("checkpoint")
+            self.shelves.describe(name, key, records.classes)  # again, if the shelf was taken away meanwhile
+            shelf.drop_state(layout.CHECKPOINT)
             if not resumed:  # else these are not all its seconds
                 rates.note(shelf, "fit", Cost(len(records), time.perf_counter() - start))
-        self.clock[step.name].fit_seconds += time.perf_counter() - start
+        self.clock[name].fit_seconds += time.perf_counter() - start
+        self.pipeline.keys[name] = key
 
     def usable(self, name: str, data: Records) -> Records:
         """What can be used of the data of a step's own; what is left out is said once."""
@@ -287,7 +291,7 @@ class Run:
 
     def key(self, name: str) -> str:
         """The key under which the cache keeps what a step gives."""
-        return self.pipeline.keys[name] if self.pipeline.stage(name).learned else self.method_key(name)
+        return self.keys.key(name)
 
     def shelf(self, name: str) -> Shelf:
         """The step's shelf. Only where there is a cache."""
@@ -296,172 +300,7 @@ class Run:
 
     def method_key(self, name: str) -> str:
         """Class, version, keyed parameters, and keys of the states and the methods that the step reads."""
-        self._refresh()
-        if name not in self._method_keys:
-            self._method_keys[name] = digest_value(self._method(name))
-        return self._method_keys[name]
-
-    def _method(self, name: str) -> dict[str, Any]:
-        step, stage, doer = self.pipeline.step(name), self.pipeline.stage(name), self.pipeline.method(name)
-        authors = self.pipeline.authors()
-        read = () if step.apart else tuple(stage.needs)
-        again: list[Any] = []
-        if isinstance(step.stage, Again):  # of the step repeated only what it learned: the rest is in this method
-            again = [self.pipeline.keys.get(step.stage.step, ""), step.stage.fields]
-        return {
-            "class": f"{type(doer).__module__}.{type(doer).__qualname__}",
-            "version": doer.version,
-            "parameters": {key: self._keyed(doer, key, value) for key, value in doer.key_params().items()},
-            "again": again,
-            "reads": {field: self.key(authors[field]) for field in read if field in authors},
-        }
-
-    def _keyed(self, stage: Stage, name: str, value: Any) -> Any:
-        if isinstance(value, Ref):
-            return {"state": self.pipeline.keys[value.step]}
-        if name not in stage.files or not isinstance(value, (str, Path)):
-            return value
-        if isinstance(value, NamedFile):
-            return value.name
-        if Path(value).is_file():
-            return {"content": digest_file(value)}
-        if isinstance(value, Path) or Path(value).suffix:
-            raise UserError(f"{name} of {type(stage).__name__}: there is no file {value}")
-        return value
-
-    def _inputs(self, name: str, records: FitRecords) -> Inputs:
-        authors = {} if self.pipeline.step(name).apart else self.pipeline.authors()
-        made_by = {field: self.key(authors[field]) for field in records.fields if field in authors}
-        return Inputs({record.id: field_digests(record, record) for record in records}, made_by)
-
-    # -- about.json ------------------------------------------------------------------------------------
-
-    def _describe(self, name: str, key: str | None = None, classes: Sequence[str] = ()) -> None:
-        assert self.store is not None
-        key = key or self.key(name)
-        about = {
-            "step": name,
-            "key": key,
-            "recipe": self.pipeline.name,
-            "method_key": self.method_key(name),
-            **self._method(name),
-            "classes": list(classes),
-            "unkept": self._unkept(name),
-            "made": time.strftime("%Y-%m-%d %H:%M:%S"),
-        }
-        shelf = self.store.shelf(name, key)
-        shelf.describe(about, environment(self.device or "auto"))
-        use.stamp(shelf.path)
-
-    def _unkept(self, name: str) -> dict[str, Any]:
-        """By key, the methods on the way to this step that have no shelf to tell of them."""
-        stage, authors = self.pipeline.stage(name), self.pipeline.authors()
-        fields = () if self.pipeline.step(name).apart else (*stage.needs, *stage.learns)
-        found: dict[str, Any] = {}
-        for author in sorted({authors[field] for field in fields if field in authors}):
-            if not self.pipeline.step(author).keep and not self.pipeline.stage(author).learned:
-                found[self.key(author)] = {"step": author, **self._method(author)}
-                found.update(self._unkept(author))
-        return found
-
-    def _use(self, shelf: Shelf, describe: Callable[[], None]) -> None:
-        """Note that this Run uses a shelf, so that `rcnn cache prune` spares it; write its about.json if it is lost or
-        damaged, where it may be written.
-        """
-        assert self.store is not None
-        self._lease = self._lease or use.lease(self.store.root)
-        use.stamp(shelf.path)
-        if os.access(shelf.path, os.W_OK) and not shelf.described():
-            describe()
-
-
-class FitRecords(Records):
-    """What a fit is handed: each record with just the fields that the stage declares, made when asked for."""
-
-    def __init__(self, run: Run, name: str, data: Records):
-        self.run = run
-        own = run.pipeline.step(name).data
-        self.data = data if own is None else run.usable(name, own)
-        self.classes = tuple(self.data.classes)
-        stage = run.pipeline.stage(name)
-        self.fields = (*stage.needs, *stage.learns)
-        self.reader = f"fit of step {name!r} ({type(stage).__name__})"
-        self.steps = [] if run.pipeline.step(name).apart else run.pipeline.needed(self.fields)
-        ids = [record.id for record in self.data]
-        self.order = sorted(range(len(ids)), key=ids.__getitem__)
-        twice = [a for a, b in pairwise(self.order) if ids[a] == ids[b]]
-        if twice:
-            raise UserError(f"two images of the data set have the id {ids[twice[0]]!r}")
-
-    def prepare(self, only: str | None = None) -> None:
-        """Fill the cache with what will be read, so that the fit itself streams; compute `only` that step, if given."""
-        if self.steps:
-            fields = [field for step in self.steps for field in self.run.pipeline.stage(step).gives]
-            deque(self.run.over(self.data, fields, only=only), maxlen=0)
-
-    def __len__(self) -> int:
-        return len(self.data)
-
-    def __getitem__(self, index: Any) -> Any:
-        record = self.data[self.order[index]]
-        for name in self.steps:
-            (fields,) = self.run.wrapped(name)([record])
-            record = record.add(fields, f"step {name!r}")
-        return record.only(self.fields, self.reader)
-
-
-class ShelfCheckpoint:
-    """Saves a fit's progress beside its state to be, at most every `every` seconds.
-
-    A full disk ends the fit with a UserError, in place of hours that could be lost; what was saved before stays.
-    """
-
-    def __init__(self, shelf: Shelf, update: Callable[[int, int, str], None], every: float):
-        self.shelf = shelf
-        self.update = update
-        self.every = every
-        self._saved = time.monotonic()
-
-    def load(self) -> State | None:
-        return self.shelf.load_state("checkpoint")
-
-    def save(self, make: Callable[[], State], *, now: bool = False) -> None:
-        if now or time.monotonic() - self._saved >= self.every:
-            self.shelf.save_state(on_host(make()), "checkpoint")
-            self._saved = time.monotonic()
-
-    def progress(self, done: int, total: int, text: str = "") -> None:
-        self.update(done, total, text)
-
-
-def environment(device: str) -> dict[str, Any]:
-    """What may change bits beside the method: software, the device that computes, its name, threads."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    names = ("numpy", "torch", "torchvision", "scikit-learn", "pillow", "opencv-contrib-python-headless")
-    software = {}
-    for name in (*names, "opencv-contrib-python"):
-        with suppress(PackageNotFoundError):
-            software[name] = version(name)
-    if "torch" not in sys.modules:
-        return {"software": software, "device": "cpu", "threads": 1}
-    import torch
-
-    from ..stages.nets.precision import device_of
-
-    place = device_of(device)
-    name = torch.cuda.get_device_name(place) if place.type == "cuda" else "cpu"
-    return {"software": software, "device": name, "threads": torch.get_num_threads()}
-
-
-def cores() -> int:
-    """How many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def on_host(state: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """A state as numpy arrays, numbers as arrays of no dimension."""
-    return {name: np.asarray(host(value)) for name, value in state.items()}
+        return self.keys.method_key(name)
 
 
 def as_record(image: Any) -> Record:

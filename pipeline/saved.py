@@ -17,8 +17,8 @@ from ..cache import files
 from ..cache.keys import digest_file, digest_state
 from ..errors import UserError
 from ..stages.stage import NamedFile, Ref, Stage
+from .fitting import on_host
 from .pipeline import Again, Pipeline, Step
-from .run import on_host
 
 FORMAT = 1
 

@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +22,7 @@ from ..stages.datasets.image_file import Verdict, examine
 from ..stages.datasets.problem import Kind, Problem, Source, left_out
 from ..stages.datasets.subset import Subset, keep_truths
 from ..stages.record import Record, Records
+from .processes import side_by_side
 from .progress import Bars
 
 log = logging.getLogger("rcnn.usable")
@@ -64,7 +65,7 @@ class Usable(Subset):
         i = self.indices[index]
         found: Source = self.records.source(i)  # type: ignore[attr-defined]
         kept = self._kept.get(i, np.ones(len(found.objects), bool))
-        return found._replace(objects=tuple(name for name, keep in zip(found.objects, kept) if keep))
+        return found._replace(objects=tuple(name for name, keep in zip(found.objects, kept, strict=True) if keep))
 
 
 def usable(records: Records, store: Store | None, jobs: int = 1) -> Records:
@@ -149,7 +150,7 @@ def box_problems(source: Source, names: Sequence[str], boxes: Any, size: tuple[i
     high = np.array([size[1], size[0]])  # width, height
     outside = ((boxes[:, 2:] <= 0) | (boxes[:, :2] >= high)).any(1)
     over = ((boxes[:, :2] < -SLACK) | (boxes[:, 2:] > high + SLACK)).any(1)
-    for object, name, box, out, part in zip(source.objects, names, boxes, outside, over):
+    for object, name, box, out, part in zip(source.objects, names, boxes, outside, over, strict=True):
         where = f"({', '.join(f'{value:g}' for value in box)}) of an image of {size[1]} x {size[0]}"
         if out:
             what = f"{object}: the box lies outside, {where}"
@@ -167,18 +168,19 @@ def box_problems(source: Source, names: Sequence[str], boxes: Any, size: tuple[i
 def examined(paths: Sequence[Path], store: Store | None, jobs: int = 1) -> list[Verdict]:
     """The verdict on each image file: one that is kept if the file's size and time are what they were, else made.
 
+    Kept is what the bytes say; that the system would not give them may be otherwise the next time.
     jobs: worker processes, where many are to be made.
     """
     shelf = image_shelf(store) if store else None
-    stamps = [_stamp(path) for path in paths]
-    found = {path: _kept(shelf, path, stamp) for path, stamp in zip(paths, stamps)}
-    new = {path: stamp for path, stamp in zip(paths, stamps) if found[path] is None}
-    for path, made in zip(new, _examine_all(list(new), jobs)):
+    stamps = {path: _stamp(path) for path in paths}
+    found = {path: verdict for path, stamp in stamps.items() if (verdict := _kept(shelf, path, stamp)) is not None}
+    new = [path for path in stamps if path not in found]
+    for path, made in zip(new, _examine_all(new, jobs), strict=True):
         found[path] = made
-        shelf = _keep(shelf, path, new[path], made) if new[path] else shelf
-    if shelf is not None and new:
+        shelf = _keep(shelf, path, stamps[path], made) if made.hash and stamps[path] else shelf
+    if shelf is not None and shelf.untidy:
         shelf.pack()
-    return [verdict for path in paths if (verdict := found[path]) is not None]
+    return [found[path] for path in paths]
 
 
 def image_shelf(store: Store) -> Shelf | None:
@@ -214,13 +216,7 @@ def _keep(shelf: Shelf | None, path: Path, stamp: str, verdict: Verdict) -> Shel
 def _examine_all(paths: Sequence[Path], jobs: int) -> Iterator[Verdict]:
     if not paths:
         return
-    verdicts: Iterable[Verdict]
-    if jobs == 1 or len(paths) <= MANY:
-        verdicts = map(examine, paths)
-    else:
-        from joblib import Parallel, delayed
-
-        verdicts = Parallel(n_jobs=jobs, return_as="generator")(delayed(examine)(path) for path in paths)
+    verdicts = side_by_side(examine, paths, jobs if len(paths) > MANY else 1)
     with Bars(sys.stderr.isatty() and len(paths) > MANY) as bars:
         bars.start("images", len(paths))
         for verdict in verdicts:

@@ -6,14 +6,11 @@ declares, and give back its fields.
 
 from __future__ import annotations
 
-import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
-from multiprocessing import resource_tracker
 from typing import Any
 
 import numpy as np
@@ -23,6 +20,7 @@ from ..cache.keys import digest, digest_value, inputs_key
 from ..cache.store import Entry, Shelf, log
 from ..stages.record import Lazy, Record
 from ..stages.stage import Stage
+from .processes import side_by_side
 
 Fields = dict[str, Any]
 IN_MEMORY = 1 << 20  # bytes up to which fields just computed stay in memory rather than being read back
@@ -82,7 +80,7 @@ class Timed:
         views = [record.only(self.stage.needs, self.reader) for record in records]
         if self.stage.arrays == "numpy":
             views = [_on_host(view) for view in views]
-        for record, (fields, seconds) in zip(records, self._results(views)):
+        for record, (fields, seconds) in zip(records, self._results(views), strict=True):
             self.clock[self.name].count(record.id, seconds)
             self._check(record, fields)
             yield fields
@@ -93,15 +91,8 @@ class Timed:
 
     def _results(self, views: list[Record]) -> Iterator[tuple[Fields, float]]:
         parts = [views[i : i + self.stage.chunk] for i in range(0, len(views), self.stage.chunk)]
-        if not self.stage.parallel or self.jobs == 1 or len(parts) == 1:
-            done: Iterable[list[tuple[Fields, float]]] = (measured(self.stage, part) for part in parts)
-        else:
-            from joblib import Parallel, delayed
-
-            pool = Parallel(n_jobs=self.jobs, return_as="generator")
-            with _deaf():
-                done = pool(delayed(measured)(self.stage, part) for part in parts)
-        return chain.from_iterable(done)
+        jobs = self.jobs if self.stage.parallel else 1
+        return chain.from_iterable(side_by_side(partial(measured, self.stage), parts, jobs))
 
     def _check(self, record: Record, fields: Fields) -> None:
         if set(fields) != set(self.stage.gives):
@@ -110,22 +101,11 @@ class Timed:
         record.add(fields, self.reader)
 
 
-@contextmanager
-def _deaf() -> Iterator[None]:
-    """Processes that begin in here do not hear Ctrl-C, which a terminal sends to them too: this one ends them."""
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
-        yield
-        return
-    resource_tracker.ensure_running()  # which hears signals again when it is begun (Python's issue 33613)
-    heard = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, heard)
-
-
 def measured(stage: Stage, views: list[Record]) -> list[tuple[Fields, float]]:
-    """A few images through a stage, and the seconds that each took, device work included."""
+    """A few images through a stage, and the seconds that each took, device work included.
+
+    ValueError unless the stage gives a result for each.
+    """
     for view in views:
         for name in view:
             view[name]  # reading and decoding inputs is not the stage's time
@@ -135,6 +115,8 @@ def measured(stage: Stage, views: list[Record]) -> list[tuple[Fields, float]]:
     except Exception as error:
         error.add_note(f"on {', '.join(repr(view.id) for view in views)}, in {views[0].reader}")
         raise
+    if len(found) != len(views):  # else each image after the lost one would get its neighbour's
+        raise ValueError(f"{views[0].reader} gave {len(found)} results for {len(views)} images")
     synchronise(value for fields in found for value in fields.values())
     seconds = (time.perf_counter() - start) / len(views)
     return [(fields, seconds) for fields in found]
@@ -159,7 +141,7 @@ class Cached:
     def __init__(self, step: Timed, shelf: Shelf, begin: Callable[[], None]):
         self.step = step
         self.shelf = shelf
-        self.begin = begin  # called before the first entry is written
+        self.begin = begin  # called before the first entry is written, and when the shelf was taken away
         self._begun = False
 
     def __call__(self, records: Sequence[Record]) -> list[Fields]:
@@ -168,9 +150,9 @@ class Cached:
     def stream(self, records: Sequence[Record]) -> Iterator[Fields]:
         """The fields of each record, in order: from the shelf where valid, else computed and kept."""
         inputs = [inputs_digest(record, self.step.stage.needs) for record in records]
-        entries = [self._valid(record.id, key) for record, key in zip(records, inputs)]
-        fresh = self.step.stream([r for r, entry in zip(records, entries) if entry is None])
-        for record, key, entry in zip(records, inputs, entries):
+        entries = [self._valid(record.id, key) for record, key in zip(records, inputs, strict=True)]
+        fresh = self.step.stream([r for r, entry in zip(records, entries, strict=True) if entry is None])
+        for record, key, entry in zip(records, inputs, entries, strict=True):
             if entry is not None:
                 self.step.clock[self.step.name].count(record.id)
                 yield self._lazies(record, entry)
@@ -186,11 +168,13 @@ class Cached:
         return entry if entry is not None and set(entry.slots) == set(self.step.stage.gives) else None
 
     def _keep(self, record: Record, inputs: str, fields: Fields) -> Fields:
-        if not (self._begun and self.shelf.described()):  # `rcnn cache prune` may take a shelf away
+        if not self._begun:
             self.begin()
             self._begun = True
         arrays = {name: host(value) for name, value in fields.items()}
         entry = self.shelf.write(record.id, inputs, arrays)
+        if not self.shelf.labelled():  # `rcnn cache prune` took it away
+            self.begin()
         if entry.nbytes > IN_MEMORY:
             return self._lazies(record, entry)
         return {name: Lazy(partial(_itself, fields[name]), partial(_token, entry, name)) for name in fields}
@@ -203,7 +187,7 @@ class Cached:
     def _load(self, record: Record, entry: Entry, name: str) -> np.ndarray:
         try:
             return self.shelf.read(entry, [name])[name]
-        except Replaced:  # by an image of this id with other content, or removed: the shelf stays as it is
+        except Replaced:  # by another environment's, or removed: the shelf stays as it is
             (fields,) = self.step([record])
             return host(fields[name])
         except Unreadable as error:

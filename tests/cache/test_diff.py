@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -165,3 +166,17 @@ def test_nan_is_nan_and_infinity_infinity() -> None:
     assert (same.largest, same.equal) == (0, 1)
     apart = compare(np.array([nan, inf, 2.0]), np.array([1.0, -inf, 2.0]))
     assert (apart.largest, apart.equal) == (inf, 1 / 3)
+
+
+def test_entries_of_the_same_inputs_are_compared_else_the_newest(pair: tuple[Shelf, Shelf]) -> None:
+    a, b = pair
+    for inputs, side in {"train": 1, "val": 2}.items():
+        a.write("both", inputs, boxes([0, 0, 1, side]))
+        b.write("both", inputs, boxes([0, 0, 1, side]))
+    for shelf, (old, new) in ((a, (1, 2)), (b, (3, 4))):
+        for seconds in (old, new):  # made from what another step gave
+            entry = shelf.write("other", f"in{seconds}", boxes([0, 0, 1, seconds]))
+            os.utime(entry.path, (seconds, seconds))
+    found = diff(a, b)
+    assert (found.identical, found.differing, found.only_a, found.only_b) == (2, 1, [], [])
+    assert [(one.image, one.largest) for one in found.worst] == [("other", 2)]  # 4 against 2

@@ -135,3 +135,20 @@ def test_others_may_read_what_the_umask_lets_them(tmp_path: Path) -> None:
     store(tmp_path / "x", {"a": np.zeros(3)})
     (tmp_path / "plain").write_bytes(b"")
     assert (tmp_path / "x").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+@pytest.mark.parametrize(
+    "read", [files.open_header, files.read, files.examine, lambda path: files.read_arrays(path, {})]
+)
+def test_what_the_system_does_not_let_be_read_is_one_sentence(tmp_path: Path, read: Any) -> None:
+    with pytest.raises(UserError, match=rf"cannot read {tmp_path}: Is a directory"):
+        read(tmp_path)
+
+
+def test_a_disk_that_gives_no_bytes_is_no_damage(tmp_path: Path) -> None:
+    bad = tmp_path / "bad"
+    bad.symlink_to("/proc/self/mem")  # of which the first bytes cannot be read
+    if not bad.exists():
+        pytest.skip("there is no /proc/self/mem")
+    with pytest.raises(UserError, match=rf"cannot read {bad}: Input/output error"):
+        files.read(bad)

@@ -7,12 +7,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rcnn.cache import use
+from rcnn.cache import layout, use
 from rcnn.cache.files import Replaced, folder_size
 from rcnn.cache.prune import File, Holding, parse_age, parse_size, plan, prune
 from rcnn.cache.store import Shelf, Store
@@ -31,7 +32,7 @@ def fill(root: Path, step: str, age: float, entries: int = 4, *, learned: bool =
     if learned:
         shelf.save_state({"weights_": np.zeros(100)})
     use.stamp(shelf.path)
-    os.utime(shelf.path / use.USED, ns=(0, time.time_ns() - int(age * 1e9)))
+    os.utime(shelf.path / layout.USED, ns=(0, time.time_ns() - int(age * 1e9)))
     return shelf
 
 
@@ -170,11 +171,11 @@ def test_a_killed_run_uses_nothing(tmp_path: Path) -> None:
     prune(tmp_path, 0)
     assert names(tmp_path) == []
     assert use.live_runs(tmp_path) == []
-    assert not list((tmp_path / use.RUNS).glob("*.lock"))
+    assert not list((tmp_path / layout.RUNS).glob("*.lock"))
 
 
 def test_a_cache_that_may_not_be_written_needs_no_lock(tmp_path: Path) -> None:
-    (tmp_path / use.RUNS).write_text("in the way")
+    (tmp_path / layout.RUNS).write_text("in the way")
     assert use.lease(tmp_path) is None
     assert use.live_runs(tmp_path) == []
     use.stamp(tmp_path / "nowhere")
@@ -206,7 +207,7 @@ def test_two_processes_prune_one_cache(tmp_path: Path) -> None:
     )
     both = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path)]) for _ in range(2)]
     assert [process.wait() for process in both] == [0, 0]
-    assert [path.name for path in tmp_path.iterdir()] == [use.RUNS]
+    assert [path.name for path in tmp_path.iterdir()] == [layout.RUNS]
 
 
 def test_what_another_removes_meanwhile_is_not_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -246,7 +247,7 @@ def test_a_reader_of_a_removed_pack_is_told(tmp_path: Path) -> None:
 
 def test_an_older_versions_shelf_was_used_when_it_was_described(tmp_path: Path) -> None:
     shelf = fill(tmp_path, "a", 100)
-    (shelf.path / use.USED).unlink()
+    (shelf.path / layout.USED).unlink()
     os.utime(shelf.path / "about.json", ns=(5, 5))
     assert use.last_use(shelf.path) == 5
     assert use.last_use(tmp_path / "gone") == 0
@@ -275,3 +276,52 @@ def test_a_plan_frees_what_must_go_and_no_file_more(shelves: list[tuple[list[int
     assert used == sorted(used)
     if any(removal.holding.learned and removal.whole for removal in todo):  # then no entry is spared
         assert sum(len(removal.entries) for removal in entries) == sum(len(one.entries) for one in held)
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_what_the_system_refuses_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dry_run: bool
+) -> None:
+    def refuse(_shelf: object, _runs: object) -> None:
+        raise PermissionError(13, "Permission denied", str(tmp_path))
+
+    fill(tmp_path, "a", 100)
+    monkeypatch.setattr("rcnn.cache.prune.use.in_use", refuse)
+    with pytest.raises(UserError, match=rf"cannot prune the cache: {tmp_path}: Permission denied"):
+        prune(tmp_path, 0, dry_run=dry_run)
+
+
+def test_a_lock_that_another_process_looks_at_as_it_is_made_is_held(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the file's making and its locking, somebody tries whether its run is dead."""
+    from filelock import FileLock
+
+    acquire = FileLock.acquire
+
+    def looked_at(self: Any, *args: Any, **more: Any) -> Any:
+        monkeypatch.setattr(FileLock, "acquire", acquire)
+        Path(self.lock_file).touch()
+        others = [FileLock(path) for path in (tmp_path / layout.RUNS).glob("*.lock")]
+        for other in others:
+            other.acquire(timeout=0)
+        try:
+            return self.acquire(*args, **more)
+        finally:
+            for other in others:
+                other.release()
+
+    monkeypatch.setattr(FileLock, "acquire", looked_at)
+    lease = use.lease(tmp_path)
+    assert lease is not None
+    assert len(use.live_runs(tmp_path)) == 1
+    lease.release()
+    assert use.live_runs(tmp_path) == []
+    assert not list((tmp_path / layout.RUNS).iterdir())
+
+
+def test_a_lock_that_is_nobodys_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / layout.RUNS).mkdir()
+    (tmp_path / layout.RUNS / "mine.lock").touch()
+    assert use.live_runs(tmp_path) == []
+    assert (tmp_path / layout.RUNS / "mine.lock").exists()

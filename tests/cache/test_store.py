@@ -64,17 +64,17 @@ def test_packing_changes_no_entry(shelf: Shelf) -> None:
 
 def test_a_newer_entry_hides_the_packed_one_and_outlives_the_next_pack(shelf: Shelf) -> None:
     for i in range(20):
-        shelf.write(f"id{i}", "old", fields(i))
+        shelf.write(f"id{i}", "in", fields(i))
     shelf.pack()
     for i in range(20):
-        shelf.write(f"id{i}", "new", fields(i + 1))
-    assert shelf.find("id3").inputs == "new"  # type: ignore[union-attr]
+        shelf.write(f"id{i}", "in", fields(i + 1))
+    assert shelf.find("id3", "in").path.parent.name != "packs"  # type: ignore[union-attr]
     shelf.pack()
     for reader in (shelf, Shelf(shelf.path)):
-        entry = reader.find("id3")
-        assert entry is not None
-        assert entry.inputs == "new"
-        assert len(reader.read(entry, ["boxes"])["boxes"]) == 4
+        for inputs in ("in", None):
+            entry = reader.find("id3", inputs)
+            assert entry is not None
+            assert len(reader.read(entry, ["boxes"])["boxes"]) == 4
     assert len(list(shelf.entries())) == 20
 
 
@@ -173,19 +173,19 @@ def test_packing_leaves_what_is_damaged_where_it_is(shelf: Shelf, caplog: pytest
 
 def test_packing_spares_an_entry_written_meanwhile(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
     for i in range(20):
-        shelf.write(f"id{i}", "old", fields(i))
+        shelf.write(f"id{i}", "in", fields(i))
     write = files.write
 
     def meanwhile(path: Path, *more: Any) -> Any:
         done = write(path, *more)
         if path.parent.name == "packs":
-            Shelf(shelf.path).write("id3", "new", fields(9))
+            Shelf(shelf.path).write("id3", "in", fields(9))
         return done
 
     monkeypatch.setattr(files, "write", meanwhile)
     shelf.pack()
     monkeypatch.undo()
-    found = Shelf(shelf.path).find("id3", "new")
+    found = Shelf(shelf.path).find("id3", "in")
     assert found is not None
     assert len(shelf.read(found, ["boxes"])["boxes"]) == 9
 
@@ -200,8 +200,8 @@ def test_two_processes_pack_one_shelf(shelf: Shelf) -> None:
 
 
 def test_a_replaced_entry_is_not_read_through_the_old_one(shelf: Shelf) -> None:
-    old = shelf.write("x", "in1", fields(5))
-    shelf.write("x", "in2", fields(7))
+    old = shelf.write("x", "in", fields(5))
+    shelf.write("x", "in", fields(7))
     with pytest.raises(Replaced):
         shelf.read(old, ["boxes"])
 
@@ -275,3 +275,89 @@ def test_a_damaged_about_is_named_and_written_anew(shelf: Shelf, caplog: pytest.
     assert "about.json is damaged" in caplog.text
     shelf.describe({"step": "step"}, {"device": "cuda"})
     assert shelf.about() == {"step": "step", "filled_by": [{"device": "cuda"}]}
+
+
+def read(shelf: Shelf, id: str, inputs: str | None = None) -> int | None:
+    """How many boxes an entry holds."""
+    entry = shelf.find(id, inputs)
+    return None if entry is None else len(shelf.read(entry, ["boxes"])["boxes"])
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_an_image_has_an_entry_for_each_of_its_inputs(shelf: Shelf, packed: bool) -> None:
+    for i in range(20):
+        for n, inputs in enumerate(("train", "val", "a/b"), 1):
+            path = shelf.write(f"id{i}", inputs, fields(n)).path
+            os.utime(path, (n, n))
+    assert shelf.pack() == 60
+    if not packed:
+        shelf.write("id3", "val", fields(7))
+    for reader in (shelf, Shelf(shelf.path)):
+        assert [read(reader, "id3", name) for name in ("train", "a/b", "none")] == [1, 3, None]
+        assert read(reader, "id3", "val") == (2 if packed else 7)
+        assert read(reader, "id3") == (3 if packed else 7)  # the newest
+        assert len({(entry.id, entry.inputs) for entry in reader.entries()}) == len(list(reader.entries())) == 60
+
+
+def test_the_newest_of_loose_entries_is_shown(shelf: Shelf) -> None:
+    for seconds, inputs in ((3, "a"), (9, "b"), (5, "c")):
+        os.utime(shelf.write("x", inputs, fields(seconds)).path, (seconds, seconds))
+    assert read(shelf, "x") == 9
+
+
+def test_a_shelf_that_is_being_removed_is_no_shelf(shelf: Shelf, tmp_path: Path) -> None:
+    shelf.describe({"step": "step"}, {})
+    shelf.path.rename(tmp_path / ".removed-1")
+    assert Store(tmp_path).shelves() == []
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", "7", '{"key": "0"}'])
+def test_about_that_names_no_step_is_damaged(shelf: Shelf, text: str) -> None:
+    shelf.path.mkdir()
+    (shelf.path / "about.json").write_text(text)
+    with pytest.raises(UserError, match=r"about\.json is damaged: it names no step"):
+        shelf.about()
+    shelf.describe({"step": "step"}, {"device": "cpu"})
+    assert shelf.about()["step"] == "step"
+
+
+def test_about_that_cannot_be_read_is_one_sentence(shelf: Shelf) -> None:
+    (shelf.path / "about.json").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"cannot read .*about\.json: Is a directory"):
+        shelf.about()
+
+
+def test_a_shelf_that_is_taken_away_under_a_write_is_made_again(
+    shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replace = os.replace
+
+    def taken(source: Any, target: Any) -> None:
+        monkeypatch.setattr(os, "replace", replace)
+        shelf.path.rename(tmp_path / ".removed-1")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", taken)
+    shelf.write("x", "in", fields(3))
+    assert read(Shelf(shelf.path), "x", "in") == 3
+
+
+def test_there_is_something_to_tidy_when_something_was_met(shelf: Shelf) -> None:
+    assert not shelf.untidy
+    for i in range(20):
+        shelf.write(f"id{i}", "in", fields(i))
+    assert shelf.untidy
+    later = Shelf(shelf.path)  # of a run that finds what a killed one left
+    for i in range(20):
+        assert later.untidy == (i >= 16)
+        later.find(f"id{i}", "in")
+    shelf.pack()
+    assert not shelf.untidy
+    reader = Shelf(shelf.path)
+    reader.find("id3", "in")
+    assert not reader.untidy
+    (pack,) = shelf.path.glob("packs/*")
+    pack.write_bytes(pack.read_bytes()[:-1])
+    hurt = Shelf(shelf.path)
+    assert hurt.find("id3", "in") is None
+    assert hurt.untidy

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from rcnn.cache import inputs
 from rcnn.cache.inputs import Inputs
 from rcnn.cache.keys import digest_value
+from rcnn.cache.layout import shelves
 from rcnn.cache.store import Shelf, Store
-from rcnn.cache.verify import damages, leftovers, remove, shelves, strays
+from rcnn.cache.verify import damages, leftovers, remove, strays
 
 METHODS = {"class": "toy.Toy", "version": 1, "parameters": {"top": 2000, "norm": 0.5}, "again": [], "reads": {}}
 IMAGES = {"ü/1": {"boxes": "ab", "truth_boxes": "cd"}, "b": {"boxes": "ef", "truth_boxes": "01"}}
@@ -157,12 +158,13 @@ def test_a_file_that_vanishes_meanwhile_is_no_finding(tmp_path: Path, monkeypatc
 
 def test_what_nobody_wants_is_named(tmp_path: Path) -> None:
     shelf = Store(tmp_path).shelf("toy", "0" * 12)
-    for text in ("old", "new"):  # the second pack hides the first
-        for i in range(20 if text == "old" else 17):
-            shelf.write(f"{i}", text, {"boxes": np.zeros((i, 4), np.float32)})
+    for n in (20, 17):  # the second pack hides entries of the first
+        for i in range(n):
+            shelf.write(f"{i}", "in", {"boxes": np.zeros((i, 4), np.float32)})
         shelf.pack()
     for i in range(17):
-        shelf.write(f"{i}", "newest", {"boxes": np.zeros((i, 4), np.float32)})
+        shelf.write(f"{i}", "in", {"boxes": np.zeros((i, 4), np.float32)})
+    shelf.write("19", "other", {"boxes": np.zeros((3, 4), np.float32)})  # which hides nothing
     shelf.save_state({"a": np.zeros(3)})
     shelf.save_state({"a": np.zeros(3)}, "checkpoint")
     half, young = shelf.path / "ab/.x.tmp", shelf.path / "ab/.y.tmp"
@@ -190,3 +192,25 @@ def test_folders_that_no_list_shows_are_named(tmp_path: Path) -> None:
     assert shelves(tmp_path) == [bare.path, begun]
     found = [(one.path.name, one.nbytes) for one in strays(tmp_path)]
     assert found == [(".removed-1", 5), (bare.path.name, bare.size())]
+
+
+def test_an_entry_of_other_inputs_is_found(whole: Shelf) -> None:
+    one = whole.find("none")
+    assert one is not None
+    stray = one.path.with_name(one.path.name[:33] + "0" * 12 + ".safetensors")
+    stray.write_bytes(one.path.read_bytes())
+    found = list(damages(whole.path))
+    stray.unlink()
+    assert [(finding.path, finding.why) for finding in found] == [
+        (stray, "it is of image 'none', whose place is another")
+    ]
+
+
+def test_what_cannot_be_read_is_told_apart_from_damage(tmp_path: Path) -> None:
+    shelf = Store(tmp_path).shelf("toy", "0" * 12)
+    path = shelf.write("a", "in", {"boxes": np.ones((2, 4), np.float32)}).path
+    path.unlink()
+    path.symlink_to("/proc/self/mem")
+    if not path.exists():
+        pytest.skip("there is no /proc/self/mem")
+    assert [(one.path, one.kind, one.why) for one in damages(shelf.path)] == [(path, "unread", "Input/output error")]

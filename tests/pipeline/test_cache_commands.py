@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from rcnn.cache import use
+from rcnn.cache import layout, use
 from rcnn.cache.files import folder_size
 from rcnn.cache.store import Shelf, Store
 from rcnn.pipeline import cli, saved
+from rcnn.stages.record import RecordList
 
 Command = Callable[..., int]
 
@@ -29,7 +30,7 @@ def shelves(toys: Any) -> dict[str, list[Shelf]]:
         saved.save(pipeline, toys.cache.parent / name)
         for step in pipeline:
             found.setdefault(step.name, []).append(run.shelf(step.name))
-        run._lease.release()
+        run.close()
     return found
 
 
@@ -67,8 +68,8 @@ def test_why_takes_run_folders(
     rcnn: Command, shelves: dict[str, list[Shelf]], toys: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     one, other = (str(toys.cache.parent / name) for name in "ab")
-    assert rcnn("why", one, other) == 0
-    assert capsys.readouterr().out == "proposals: share 0.5 -> 0.4\n"
+    assert rcnn("why", one, other, "--allow", toys.Means.__module__) == 0
+    assert capsys.readouterr().out == "proposals.share: 0.5 -> 0.4\n"
     shelf = shelves["classifier"][1].path.name
     assert rcnn("why", one, shelf) == 0
     assert "reads features, which reads proposals, where share 0.5 -> 0.4" in capsys.readouterr().out
@@ -143,7 +144,7 @@ def test_prune_keeps_the_budget_and_says_what_went(
     rcnn: Command, shelves: dict[str, list[Shelf]], toys: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for step in shelves.values():
-        os.utime(step[0].path / use.USED, (1, 1))
+        os.utime(step[0].path / layout.USED, (1, 1))
     size = folder_size(toys.cache)
     budget = size - shelves["features"][0].size()
     assert rcnn("prune", "--max-size", str(budget), "--dry-run", "--json") == 0
@@ -185,4 +186,31 @@ def test_a_budget_that_live_runs_do_not_allow_is_a_failure(
     assert lease is not None
     lease.release()
     assert rcnn("prune", "--max-size", "1kB") == 0
-    assert np.all([path.name == use.RUNS for path in toys.cache.iterdir()])
+    assert np.all([path.name == layout.RUNS for path in toys.cache.iterdir()])
+
+
+@pytest.mark.parametrize("text", ["[]", "{}"])
+def test_about_that_says_nothing_is_one_sentence(
+    rcnn: Command, shelves: dict[str, list[Shelf]], text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one, other = shelves["proposals"]
+    (one.path / "about.json").write_text(text)
+    assert rcnn("why", one.path.name, other.path.name) == 2
+    err = capsys.readouterr().err
+    assert "about.json is damaged: it names no step" in err
+    assert err.count("\n") == 1
+
+
+def test_an_image_is_counted_once_whatever_it_was_made_from(
+    rcnn: Command, toys: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for seed in (1, 2):
+        toys.detections(toys.pipeline(), RecordList([toys.record("x", seed)], ("cat",)), toys.cache)
+    capsys.readouterr()
+    assert rcnn("ls", "--json") == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert {row["images"] for row in rows if row["shelf"].startswith("features")} == {1}
+    (path,) = toys.cache.glob("features-*")
+    assert len(list(Shelf(path).entries())) == 2
+    assert rcnn("show", path.name, "x") == 0
+    assert "features.mean" in capsys.readouterr().out

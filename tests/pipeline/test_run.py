@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from typing import Any
 
 import numpy as np
 import pytest
+from rcnn.cache import files, use
+from rcnn.cache.inputs import Inputs
+from rcnn.cache.keys import digest_value
 from rcnn.errors import UserError
 from rcnn.pipeline.pipeline import Pipeline, Step
 from rcnn.pipeline.run import Run
 from rcnn.stages.proposals.sliding_window import SlidingWindow
-from rcnn.stages.record import MissingField, RecordList
+from rcnn.stages.record import Lazy, MissingField, Record, RecordList, Records
 
 
 def test_the_second_run_calls_no_stage(toys: Any) -> None:
@@ -298,7 +302,7 @@ def test_a_file_overwritten_between_two_runs_is_read_again(toys: Any, tmp_path: 
     assert found == [[[0, 0, 5, 5]], [[0, 0, 9, 9]]]
 
 
-def test_a_record_kept_while_its_entry_is_replaced_is_made_again(toys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_record_is_as_it_was_when_another_of_its_id_is_written(toys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rcnn.pipeline.wrap.IN_MEMORY", 0)  # every field is read back from its file
     run = Run(toys.pipeline(), cache=toys.cache, progress=False)
     fields = ["features.mean"]
@@ -308,8 +312,9 @@ def test_a_record_kept_while_its_entry_is_replaced_is_made_again(toys: Any, monk
     np.testing.assert_array_equal(kept["features.mean"], expected)
     assert not np.array_equal(other, expected)
     toys.calls.clear()
-    list(run.over(RecordList([toys.record("x", 2)]), fields))
-    assert not toys.calls  # the newer entry is still there
+    for seed in (1, 2):
+        list(run.over(RecordList([toys.record("x", seed)]), fields))
+    assert not toys.calls  # both entries are there
 
 
 def test_other_proposals_leave_the_features_of_truth_as_they_are(toys: Any) -> None:
@@ -370,3 +375,150 @@ def test_a_parallel_step_reads_what_another_cached(toys: Any, monkeypatch: pytes
     assert toys.same(alone, found)
     assert run.clock["features"].computed == 6
     assert toys.calls["Means"] == 12  # of the run without a cache: the workers counted for themselves
+
+
+def other_data(toys: Any) -> RecordList:
+    """Other images of the same ids, as train/0001.jpg and val/0001.jpg are."""
+    return RecordList([toys.record(f"a/{i}", 50 + i, 1 + i % 2) for i in range(6)], ("cat", "dog"))
+
+
+def test_two_data_sets_of_the_same_ids_do_not_disturb_one_another(toys: Any) -> None:
+    for time in range(2):
+        run = Run(toys.pipeline(), cache=toys.cache, jobs=1, progress=False)
+        run.fit(toys.data())
+        list(run.over(other_data(toys), run.pipeline.outputs))
+        assert bool(toys.calls) == (time == 0)
+        toys.calls.clear()
+
+
+@pytest.mark.parametrize("cache", [True, False])
+def test_a_stage_that_loses_an_image_is_refused(toys: Any, cache: bool) -> None:
+    class Losing(toys.Corners):  # type: ignore[misc]
+        chunk = 3
+
+        def __call__(self, records: Any) -> Any:
+            return super().__call__([record for record in records if record.id != "a/4"])
+
+    pipeline = Pipeline([("proposals", Losing())], outputs=["boxes"])
+    run = Run(pipeline, cache=toys.cache if cache else None, jobs=1, progress=False)
+    with pytest.raises(ValueError, match=r"step 'proposals' \(Losing\) gave . results for . image"):
+        [record["boxes"] for record in run.over(toys.data(), ["boxes"])]
+    if cache:
+        assert sorted(entry.id for entry in run.shelf("proposals").entries()) == ["a/0", "a/1", "a/2"]
+
+
+OPENED: list[str] = []  # of every file; a hook stays for good
+
+
+def note_opened(event: str, args: Any) -> None:
+    if event == "open" and isinstance(args[0], (str, os.PathLike)):
+        OPENED.append(os.path.basename(os.fspath(args[0])))
+
+
+def test_about_is_not_opened_image_by_image(toys: Any, tmp_path: Any) -> None:
+    sys.addaudithook(note_opened)
+    counts = []
+    for images in (4, 9):
+        for _time in range(2):
+            OPENED.clear()
+            toys.detections(toys.pipeline(), toys.data(images), tmp_path / f"{images}")
+            counts.append(OPENED.count("about.json"))
+    assert counts[0] > 0
+    assert counts[:2] == counts[2:]
+
+
+def test_a_shelf_on_which_nothing_was_written_is_not_tidied(toys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    swept = []
+    sweep = files.sweep
+    monkeypatch.setattr(files, "sweep", lambda path: swept.append(path.name.partition("-")[0]) or sweep(path))
+    toys.detections(toys.pipeline(), toys.data(20), toys.cache)
+    assert sorted(swept) == ["classifier", "features", "proposals", "suppression", "truth_features"]
+    assert len(list(toys.cache.glob("*/packs/*"))) == 5
+    swept.clear()
+    toys.detections(toys.pipeline(), toys.data(20), toys.cache)
+    assert swept == []
+
+
+class Fresh(Records):
+    """Records made anew at each access, as those of files; how often an image was read for its hash."""
+
+    classes = ("cat", "dog")
+
+    def __init__(self, toys: Any, n: int):
+        self.toys, self.n, self.hashed = toys, n, 0
+
+    def __len__(self) -> int:
+        return self.n
+
+    def __getitem__(self, index: Any) -> Any:
+        record = self.toys.record(f"a/{index}", index, 1 + index % 2)
+        image = record.raw("image")
+        fields = {name: record.raw(name) for name in record}
+        return Record(record.id, {**fields, "image": Lazy(image.value, lambda: self._identity(image))})
+
+    def _identity(self, image: Lazy) -> bytes:
+        self.hashed += 1
+        return image.identity()
+
+
+def test_before_a_fit_each_image_is_hashed_once(toys: Any) -> None:
+    data = Fresh(toys, 5)
+    Run(toys.pipeline(), cache=toys.cache, jobs=1, progress=False).fit(data)
+    data.hashed = 0
+    run = Run(toys.pipeline(), cache=toys.cache, jobs=1, progress=False)
+    run.fit(data)
+    assert data.hashed == 5
+    again = Run(toys.pipeline(), cache=toys.cache, jobs=1, progress=False)
+    assert again.remembered("classifier", data)
+    assert again.pipeline.keys == run.pipeline.keys
+
+
+def test_what_a_fit_learns_from_is_not_in_memory_while_it_learns(toys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    held = []
+    fit = toys.Nearest.fit
+
+    def looking(self: Any, records: Any, checkpoint: Any) -> None:
+        held.append(sum(isinstance(one, Inputs) for one in gc.get_objects()))
+        fit(self, records, checkpoint)
+
+    monkeypatch.setattr(toys.Nearest, "fit", looking)
+    toys.detections(toys.pipeline(), toys.data(), toys.cache)
+    assert held == [0]
+
+
+def test_what_was_learned_from_is_noted_again_where_it_is_lost(toys: Any) -> None:
+    toys.detections(toys.pipeline(), toys.data(), toys.cache)
+    (path,) = toys.cache.glob("classifier-*/inputs.json")
+    before = path.read_bytes()
+    path.unlink()
+    toys.calls.clear()
+    toys.detections(toys.pipeline(), toys.data(), toys.cache)
+    assert not toys.calls
+    assert path.read_bytes() == before
+
+
+def test_a_run_lets_go_of_the_cache_when_it_is_closed(toys: Any) -> None:
+    with Run(toys.pipeline(), cache=toys.cache, jobs=1, progress=False) as run:
+        list(run.over(toys.data(), ["boxes"]))
+        assert len(use.live_runs(toys.cache)) == 1
+    assert use.live_runs(toys.cache) == []
+    list(run.over(toys.data(), ["boxes"]))
+    assert len(use.live_runs(toys.cache)) == 1
+    run.close()
+    with Run(toys.pipeline(), cache=None, progress=False) as run:
+        list(run.over(toys.data(), ["boxes"]))
+
+
+def test_method_keys_are_as_they_always_were(toys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that caches hold: other words for the same method would be another key."""
+    for name in ("Corners", "Means", "Nearest", "Best"):
+        monkeypatch.setattr(getattr(toys, name), "__module__", "toys")
+    run = Run(toys.pipeline(), cache=toys.cache, jobs=1, progress=False)
+    assert run.method_key("proposals") == "b21be3c35648f94384a2a6773ad1c15d"
+    assert run.method_key("features") == "ffce100f5934f87148af8d51505ac899"
+    assert run.method_key("truth_features") == "edeed7fba2c581ba3c899b1d57a7e9e5"
+    assert run.method_key("classifier") == "6f735055d2c957efb9dc6da78fb0dc9a"
+    run.fit(toys.data())
+    words = {"class": "toys.Best", "version": 1, "parameters": {}, "again": []}
+    reads = {"boxes": run.method_key("proposals"), "scores": run.pipeline.keys["classifier"]}
+    assert run.method_key("suppression") == digest_value({**words, "reads": reads})

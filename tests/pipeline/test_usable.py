@@ -16,8 +16,8 @@ from PIL import Image
 from rcnn.cache.store import Store
 from rcnn.errors import UserError
 from rcnn.pipeline import cli, data_report, usable
-from rcnn.pipeline.options import open_data, same_classes
 from rcnn.pipeline.run import Run
+from rcnn.pipeline.words import open_data, same_classes
 from rcnn.stages.datasets.problem import Source
 from rcnn.stages.datasets.shapes import Shapes
 from rcnn.stages.datasets.spec import open_dataset
@@ -332,7 +332,7 @@ def test_strict_stops_the_commands_with_status_2(
     monkeypatch.setattr(Run, "fit", lambda *_args: pytest.fail("nothing may be trained"))
     assert rcnn("train", "rcnn", "--data", spec, "--out", str(tmp_path / "run"), "--strict") == 2
     assert rcnn("run", "rcnn", "--data", spec, "--strict") == 2
-    monkeypatch.setattr(cli, "pipeline_of", lambda *_args, **_more: None)
+    monkeypatch.setattr("rcnn.pipeline.commands.evaluate.pipeline_of", lambda *_args, **_more: None)
     assert rcnn("evaluate", "run", "--data", spec, "--strict") == 2
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 3
@@ -347,3 +347,36 @@ def test_a_run_says_how_its_classes_are_chosen_from_more(tmp_path: Path) -> None
         same_classes(pipeline, Shapes(2), tmp_path)
     with pytest.raises(UserError, match=r"the data set has star$"):
         same_classes(pipeline, open_dataset("shapes:2#star"), tmp_path)
+
+
+def test_what_the_system_refuses_is_no_verdict(tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that does not answer, or too many open files, today: the image is whole tomorrow."""
+    (tmp_path / "set").mkdir()
+    for name in "ab":
+        Image.fromarray(picture(0)).save(tmp_path / "set" / f"{name}.png")
+    read = Path.read_bytes
+
+    def refuse(path: Path) -> bytes:
+        if path.name == "a.png":
+            raise OSError(24, "Too many open files")
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    today = usable.usable(open_dataset(f"folder:{tmp_path / 'set'}"), store)
+    assert "Too many open files" in today.left_out[0]  # type: ignore[attr-defined]
+    monkeypatch.undo()
+    assert len(usable.usable(open_dataset(f"folder:{tmp_path / 'set'}"), store)) == 2
+
+
+def test_a_file_of_no_bytes_has_a_verdict(tmp_path: Path, store: Store, decodes: list[str]) -> None:
+    (tmp_path / "empty.png").touch()
+    for _time in range(2):
+        (verdict,) = usable.examined([tmp_path / "empty.png"], store)
+        assert verdict.fault
+    assert decodes == ["empty"]
+
+
+def test_a_lost_verdict_is_an_error_not_a_neighbours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(usable, "_examine_all", lambda _paths, _jobs: iter([usable.Verdict("")]))
+    with pytest.raises(ValueError, match="shorter"):
+        usable.examined([tmp_path / "a", tmp_path / "b"], None)
