@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .tables import Table
+from .tables import Table, size
 
 if TYPE_CHECKING:
     from ..cache.diff import Change, Difference, Tally
@@ -69,7 +69,7 @@ def _shape(one: Change) -> str:
 
 def findings_table(found: Sequence[Finding], root: Path) -> Table:
     """What `verify` found: a row a file."""
-    rows = [[str(_below(one.path, root)), one.kind, one.why, _bytes(one.nbytes)] for one in found]
+    rows = [[str(_below(one.path, root)), one.kind, one.why, size(one.nbytes)] for one in found]
     return Table(f"not as it should be in {root}", ["file", "kind", "why", "size"], rows, words=(1, 2))
 
 
@@ -79,23 +79,17 @@ def _below(path: Path, root: Path) -> Path:
 
 def prune_table(pruned: Pruned, root: Path, *, dry_run: bool) -> Table:
     """What `prune` removed, or would remove: a row a shelf, one for what was left over, and the sum."""
-    rows = [[one.shelf, str(one.images), _bytes(one.nbytes), "yes" if one.whole else ""] for one in pruned.removed]
+    rows = [[one.shelf, str(one.images), size(one.nbytes), "yes" if one.whole else ""] for one in pruned.removed]
     if pruned.leftovers:
         nbytes = sum(one.nbytes for one in pruned.leftovers)
-        rows.append([f"left over: {len(pruned.leftovers)} files", "", _bytes(nbytes), ""])
+        rows.append([f"left over: {len(pruned.leftovers)} files", "", size(nbytes), ""])
     total = sum(one.nbytes for one in pruned.removed) + sum(one.nbytes for one in pruned.leftovers)
-    rows.append(["in all", str(sum(one.images for one in pruned.removed)), _bytes(total), ""])
-    left = f"{_bytes(pruned.left)} of {_bytes(pruned.before)} {'would be' if dry_run else 'are'} left"
-    used = f"; {_bytes(pruned.in_use)} are in use" if pruned.in_use else ""
+    rows.append(["in all", str(sum(one.images for one in pruned.removed)), size(total), ""])
+    left = f"{size(pruned.left)} of {size(pruned.before)} {'would be' if dry_run else 'are'} left"
+    used = f"; {size(pruned.in_use)} are in use" if pruned.in_use else ""
     return Table(
         f"{'would go' if dry_run else 'gone'} from {root}", ["shelf", "images", "size", "whole"], rows, left + used
     )
-
-
-def _bytes(n: int) -> str:
-    from rich.filesize import decimal
-
-    return decimal(n)
 
 
 def _g(value: float) -> str:

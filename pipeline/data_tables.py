@@ -9,7 +9,7 @@ from itertools import groupby
 from typing import Any
 
 from .data_report import LEVELS
-from .tables import Table, drawn
+from .tables import Table
 from .usable import counted
 
 FIRST, CLASSES = 3, 20  # files of a kind, and classes, that are shown unless all are asked for
@@ -24,20 +24,20 @@ HISTOGRAMS = {
 Found = Mapping[str, Any]
 
 
-def everything(found: Found, all: bool = False) -> Iterator[Any]:
-    """The parts of a report, to be printed one after another.
+def everything(found: Found, all: bool = False) -> Iterator[Table]:
+    """The tables of a report, to be printed one after another.
 
     all: every file and every class, not the first few.
     """
-    yield drawn(sets_table(found))
-    yield drawn(problems_table(found)) if found["problems"] else "no problem was found"
+    yield sets_table(found)
+    yield problems_table(found)
     yield from problem_lists(found, all)
     if any(one["objects"] for one in found["sets"]):
-        yield drawn(class_table(found, all))
+        yield class_table(found, all)
         for key, title in HISTOGRAMS.items():
-            yield drawn(histogram(found, key, title))
-        yield drawn(quantile_table(found))
-    yield drawn(size_table(found))
+            yield histogram(found, key, title)
+        yield quantile_table(found)
+    yield size_table(found)
 
 
 def sets_table(found: Found) -> Table:
@@ -68,30 +68,20 @@ def problems_table(found: Found) -> Table:
         counts = Counter(row["set"] for row in group)
         lost = Counter(row["left_out"] for row in group if row["left_out"])
         rows.append([kind, *(_n(counts[name]) for name in names), counted(lost) if lost else "nothing"])
-    return Table("problems", ["kind", *names, "left out for it"], rows, words=(len(names) + 1,))
-
-
-def problem_lists(found: Found, all: bool = False) -> Iterator[Any]:
-    """Each kind with its files, the first few or all; names are relative to the folder that holds them all."""
-    from rich.console import Group
-    from rich.padding import Padding
-    from rich.table import Table as Grid
-    from rich.text import Text
-
     top = _top([row["file"] for row in found["problems"]])
-    if top:
-        yield Text(f"\nfiles below {top}", overflow="fold")
+    caption = "" if rows else "no problem was found"
+    caption = f"files below {top}" if top else caption
+    return Table("problems", ["kind", *names, "left out for it"], rows, caption, words=(len(names) + 1,))
+
+
+def problem_lists(found: Found, all: bool = False) -> Iterator[Table]:
+    """Each kind with its files, the first few or all; names are relative to the folder that holds them all."""
+    top = _top([row["file"] for row in found["problems"]])
     for kind, group in _kinds(found):
-        grid = Grid.grid(padding=(0, 2))
-        grid.add_column()
-        grid.add_column(overflow="fold", max_width=40)
-        grid.add_column(overflow="fold")
         shown = group if all else group[:FIRST]
-        for row in shown:
-            grid.add_row(Text(row["set"]), Text(_below(row["file"], top)), Text(row["what"]))
-        if len(shown) < len(group):
-            grid.add_row("", Text(f"and {len(group) - len(shown)} more: --all", style="dim"))
-        yield Group(Text(f"\n{kind}", style="bold"), Padding(grid, (0, 0, 0, 2)))
+        rows = [[row["set"], _below(row["file"], top), row["what"]] for row in shown]
+        more = f"and {len(group) - len(shown)} more: --all" if len(shown) < len(group) else ""
+        yield Table(kind, ["set", "file", "what"], rows, more, words=(1, 2))
 
 
 def class_table(found: Found, all: bool = False) -> Table:

@@ -20,9 +20,10 @@ from typing import Any
 
 from ..errors import UserError
 from . import disk
+from .tables import LINE, Table, size
 
 OK, WARNING, PROBLEM = "ok", "warning", "problem"
-# what an import raises where a library is missing, is of another build, or was built against other ones
+# what importing, or calling, a library raises that is missing, of another build, or built against other ones
 IMPORT = (ImportError, OSError, RuntimeError, AttributeError, ValueError)
 LIBRARIES = ("numpy", "torch", "torchvision", "cv2", "sklearn", "skimage", "pycocotools", "safetensors", "matplotlib")
 LOW_MEMORY = 4 << 30  # bytes: fits stay under 3 GB, and nets and the system want some
@@ -61,11 +62,19 @@ def examine(cache: Path | None = None) -> list[Finding]:
 
 
 def checked(name: str, check: Callable[[], Iterable[Finding]]) -> list[Finding]:
-    """What a check finds; what stops it is a finding too."""
+    """What a check finds; what stops it is a finding too: a library that is broken, a file that cannot be read."""
     try:
         return list(check())
-    except (*IMPORT, UserError) as error:
+    except (ImportError, OSError, UserError) as error:
         return [Finding(name, PROBLEM, f"cannot be looked at: {_first_line(error)}", "mend what is named here first")]
+
+
+def library(name: str) -> Any:
+    """A library that a check needs. UserError if it cannot be imported, whatever that raises."""
+    try:
+        return importlib.import_module(name)
+    except IMPORT as error:
+        raise UserError(f"{name} cannot be imported: {_first_line(error)}") from error
 
 
 # -- software ----------------------------------------------------------------------------------------------
@@ -155,6 +164,7 @@ def operators(load: Callable[[str], Any] = importlib.import_module) -> list[Find
 
 def processor() -> list[Finding]:
     """The CPU, its cores, what it multiplies fast, and what precision "auto" becomes on it."""
+    library("torch")
     from ..stages.nets.precision import precision_of
 
     model, flags = cpu_of(_text("/proc/cpuinfo"))
@@ -173,8 +183,7 @@ def cpu_of(info: str) -> tuple[str, set[str]]:
 
 def gpus(present: Callable[[], bool] | None = None) -> list[Finding]:
     """The GPUs that torch finds, with memory and capability."""
-    import torch
-
+    torch = library("torch")
     if torch.cuda.is_available():
         return [_gpu(torch, i) for i in range(torch.cuda.device_count())]
     if not (present or _nvidia_device)():
@@ -193,7 +202,7 @@ def _gpu(torch: Any, i: int) -> Finding:
     free, total = torch.cuda.mem_get_info(i)
     auto = precision_of("auto", f"cuda:{i}")
     what = f"{props.name}, capability {props.major}.{props.minor}"
-    text = f"{what}, {_gb(total)}, {_gb(free)} free; precision auto is {auto}"
+    text = f"{what}, {size(total)}, {size(free)} free; precision auto is {auto}"
     if any(runs_on(code, props.major, props.minor) for code in torch.cuda.get_arch_list()):
         return Finding(f"GPU cuda:{i}", OK, text)
     advice = "install a torch that is built for this GPU (pytorch.org)"
@@ -218,9 +227,7 @@ def threads(environ: Mapping[str, str], limit: float | None, usable: int) -> lis
 
     limit: CPUs' worth of time that the control group allows, None for no limit. usable: cores.
     """
-    import torch
-
-    n = torch.get_num_threads()
+    n = library("torch").get_num_threads()
     omp = environ.get("OMP_NUM_THREADS", "not set")
     text = f"torch uses {n}, OMP_NUM_THREADS is {omp}, {'no CPU limit' if limit is None else f'CPU limit {limit:g}'}"
     if limit is not None and n > max(1.0, limit) + 0.5:
@@ -256,10 +263,10 @@ def memory(info: str | None = None, root: Path = Path("/sys/fs/cgroup")) -> list
         return [Finding("memory", OK, "unknown: this system has no /proc/meminfo")]
     total, free = kilobytes["MemTotal:"] << 10, kilobytes.get("MemAvailable:", 0) << 10
     limit = memory_limit(root)
-    said = f"{_gb(total)}, {_gb(free)} available, {'no limit' if limit is None else f'limit {_gb(limit)}'}"
+    said = f"{size(total)}, {size(free)} available, {'no limit' if limit is None else f'limit {size(limit)}'}"
     least = min(free, total if limit is None else limit)
     if least < LOW_MEMORY:
-        advice = f"under {_gb(LOW_MEMORY)} a fit or a large net may be killed: close other programs or raise the limit"
+        advice = f"under {size(LOW_MEMORY)} a fit or a large net may be killed: close other programs or raise the limit"
         return [Finding("memory", WARNING, said, advice)]
     return [Finding("memory", OK, said)]
 
@@ -297,8 +304,8 @@ def cache_folder(cache: Path | None = None, mounts: str | None = None, free: int
         return [Finding("cache", PROBLEM, f"{root}: {base} {said}", "name another folder: --cache DIR or $RCNN_CACHE")]
     free = disk.free_bytes(root) if free is None else free
     kind = disk.file_system(root, _text("/proc/mounts") if mounts is None else mounts)
-    held = _gb(folder_size(root)) if root.is_dir() else "not there yet"
-    text = f"{root}: {held}, {_gb(free)} free{f', {kind}' if kind else ''}"
+    held = size(folder_size(root)) if root.is_dir() else "not there yet"
+    text = f"{root}: {held}, {size(free)} free{f', {kind}' if kind else ''}"
     found = []
     if free < LOW_DISK:
         advice = "rcnn cache prune --max-size makes room; rcnn plan says how much a run will write"
@@ -311,21 +318,15 @@ def cache_folder(cache: Path | None = None, mounts: str | None = None, free: int
 
 def weights(folder: Path | None = None) -> list[Finding]:
     """The folder of published weights, and whether those that a recipe takes by default are there."""
-    import torch
-    from torchvision.models import get_model_weights
-
-    folder = folder or Path(torch.hub.get_dir()) / "checkpoints"
+    get_model_weights = library("torchvision.models").get_model_weights
+    folder = folder or Path(library("torch").hub.get_dir()) / "checkpoints"
     files = sorted(path for path in folder.glob("*") if path.is_file()) if folder.is_dir() else []
-    text = f"{folder}: {len(files)} files, {_gb(sum(path.stat().st_size for path in files))}"
+    text = f"{folder}: {len(files)} files, {size(sum(path.stat().st_size for path in files))}"
     wanted = Path(get_model_weights("alexnet").DEFAULT.url).name
     if wanted in [path.name for path in files]:
         return [Finding("weights", OK, f"{text}; AlexNet's are there")]
     advice = "they are fetched when first needed; without a network name a file: --set weights=FILE"
     return [Finding("weights", WARNING, f"{text}; AlexNet's ({wanted}) are not there", advice)]
-
-
-def _gb(n: float) -> str:
-    return f"{n / 1e9:,.1f} GB"
 
 
 def _text(path: str | Path) -> str:
@@ -342,17 +343,8 @@ def _first_line(error: BaseException) -> str:
 # -- what is printed ---------------------------------------------------------------------------------------
 
 
-def table(findings: Sequence[Finding]) -> Any:
-    """The findings, what is wrong last, for the terminal."""
-    from rich.table import Table
-    from rich.text import Text
-
-    colours = {OK: "green", WARNING: "yellow", PROBLEM: "red"}
-    grid = Table(box=None, show_header=False, pad_edge=False)
-    grid.add_column(no_wrap=True)
-    grid.add_column(no_wrap=True)
-    grid.add_column(overflow="fold")
-    for one in sorted(findings, key=lambda one: list(colours).index(one.state)):
-        text = one.text + (f"\n-> {one.advice}" if one.advice else "")
-        grid.add_row(Text(one.state, colours[one.state]), one.name, Text(text))
-    return grid
+def table(findings: Sequence[Finding]) -> Table:
+    """The findings, what is wrong last."""
+    ordered = sorted(findings, key=lambda one: (OK, WARNING, PROBLEM).index(one.state))
+    rows = [[one.state, one.name, one.text + (f"{LINE}-> {one.advice}" if one.advice else "")] for one in ordered]
+    return Table("this machine", ["state", "what", "found"], rows, words=(1, 2))

@@ -16,12 +16,14 @@ from urllib.parse import quote
 
 from ..errors import UserError
 from ..stages.record import Records
-from . import compare, saved
+from . import compare, compare_tables, saved
+from .changes import parts
 from .compare import Measured
-from .options import assignment
 from .pipeline import Pipeline
+from .report import cost_words
 from .run import Run
 from .tables import Table
+from .words import assignment
 
 Values = Mapping[str, Any]  # parameter -> value, one point of the grid
 NOT_A_TEST = "a value chosen on these images is no test result on them: measure it on others"
@@ -87,10 +89,10 @@ def default_point(make: Callable[[Values], Pipeline], grid: Sequence[Values]) ->
     make: the pipeline of a point.
     """
     try:
-        usual = compare.parts(make({}))
+        usual = parts(make({}))
     except UserError:  # each point may be sound where the recipe's own value, with what else is set, is not
         return None
-    return next((i for i, values in enumerate(grid) if compare.parts(make(values)) == usual), None)
+    return next((i for i, values in enumerate(grid) if parts(make(values)) == usual), None)
 
 
 def refuse(work: Callable[[Values], Run], grid: Sequence[Values]) -> None:
@@ -100,6 +102,52 @@ def refuse(work: Callable[[Values], Run], grid: Sequence[Values]) -> None:
         for step in run.pipeline:
             if not run.pipeline.taught(run.pipeline.stage(step.name).gives):
                 run.method_key(step.name)  # of what follows a fit, nothing can be known before it
+
+
+def refuse_twice(sets: Sequence[str], grid: Sequence[Values]) -> None:
+    """UserError if --set sets what is an axis of the grid."""
+    for text in sets:
+        if (key := text.partition("=")[0]) in grid[0]:
+            raise UserError(f"{key} is an axis of the grid and set as well: leave --set {text} out")
+
+
+def refuse_data(train: Records, test: Records) -> None:
+    """UserError unless what is learned from one can be measured on the other."""
+    if not test.classes:
+        raise UserError("the data set of --test has no annotations to measure against")
+    if tuple(train.classes) != tuple(test.classes):
+        raise UserError(
+            f"--data has the classes {', '.join(train.classes) or 'none'}; --test has {', '.join(test.classes)}"
+        )
+    compare.refuse_without_objects(test)
+
+
+def prepare(out: Path, grid: Sequence[Values]) -> list[Path]:
+    """A folder in `out` for the RUN of each point. UserError if one cannot be made, or is of something else."""
+    places = [out / folder(values) for values in grid]
+    for place in places:
+        saved.prepare(place)
+    return places
+
+
+def train_all(
+    work: Callable[[Values], Run],
+    grid: Sequence[Values],
+    places: Sequence[Path | None],
+    train: Records,
+    test: Records,
+    tell: Callable[[str], None],
+) -> list[Measured]:
+    """All points trained and measured, one after another.
+
+    work: the Run of a point. places: of each, where its RUN is kept, if anywhere. tell: is told how it goes.
+    """
+    measured = []
+    for number, (values, place) in enumerate(zip(grid, places), 1):
+        tell(f"{folder(values)} ({number} of {len(grid)})")
+        measured.append(trained(work(values), label(values), train, test, place))
+        tell(f"  {cost_words(measured[-1].clock)}")
+    return measured
 
 
 def trained(run: Run, name: str, train: Records, test: Records, keep: Path | None = None) -> Measured:
@@ -133,11 +181,11 @@ def found(
 def tables(found: Mapping[str, Any]) -> list[Table]:
     """The tables of what `found` found, a row a point, the differences last."""
     head = ", ".join(found["parameters"])
-    differences = [_of_points(found, table) for table in compare.difference_tables(found, head)]
+    differences = [_of_points(found, table) for table in compare_tables.difference_tables(found, head)]
     return [
-        compare.accuracy_table(found, head),
-        *compare.lost_tables(found, head),
-        *compare.class_tables(found),
+        compare_tables.accuracy_table(found, head),
+        *compare_tables.lost_tables(found, head),
+        *compare_tables.class_tables(found),
         *differences,
     ]
 
@@ -151,5 +199,6 @@ def _of_points(found: Mapping[str, Any], table: Table) -> Table:
         title=f"{table.title} ({base})",
         head=table.head[:-1],
         rows=rows,
-        caption=f"{compare.interval_words(found)}\n{NOT_A_TEST}",
+        caption=f"{compare_tables.run_interval_words(found)}\n{NOT_A_TEST}",
+        words=(5,),
     )

@@ -9,17 +9,20 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from ..errors import UserError
 from ..stages.boxes import area, overlap
+from ..stages.datasets.problem import Problem
 from ..stages.record import Record, Records
 from .wrap import host
 
 VOC_METRICS = ("area", "11pt")
+FIRST = 3  # sentences on what was left out that a result holds
 # MATLAB's 0:0.1:1, to the bit (it counts from both ends): a recall of exactly 0.3 does not reach 3 * 0.1
 ELEVEN = np.concatenate([0.1 * np.arange(5), [0.5], 1 - 0.1 * np.arange(4, -1, -1)])
 
@@ -45,14 +48,33 @@ Results = Mapping[str, Detections]  # image id -> what was found
 Truths = Mapping[str, Truth]  # image id -> what is there
 
 
+T = TypeVar("T")
+
+
 def read_results(records: Iterable[Record]) -> dict[str, Detections]:
-    """The `det_*` fields of records."""
-    return {r.id: Detections(*(host(r[f"det_{name}"]) for name in Detections._fields)) for r in records}
+    """The `det_*` fields of records. UserError if two have one id."""
+    return _by_id((record.id, _detections(record)) for record in records)
 
 
 def read_truths(records: Iterable[Record]) -> dict[str, Truth]:
-    """The `truth_*` fields of records; `truth_difficult`, `truth_crowd` and `truth_areas` where present."""
-    return {record.id: _truth(record) for record in records}
+    """The `truth_*` fields of records; `truth_difficult`, `truth_crowd` and `truth_areas` where present.
+
+    UserError if two have one id.
+    """
+    return _by_id((record.id, _truth(record)) for record in records)
+
+
+def _by_id(pairs: Iterable[tuple[str, T]]) -> dict[str, T]:
+    found: dict[str, T] = {}
+    for id, value in pairs:
+        if id in found:
+            raise UserError(f"two images of the data set have the id {id!r}")
+        found[id] = value
+    return found
+
+
+def _detections(record: Record) -> Detections:
+    return Detections(*(host(record[f"det_{name}"]) for name in Detections._fields))
 
 
 def _truth(record: Record) -> Truth:
@@ -303,6 +325,14 @@ def evaluate(results: Results, records: Records, fast: bool = False) -> dict[str
     return {"metrics": _no_nan(metrics), "per_class": per_class}
 
 
+def left_out(records: Records) -> dict[str, Any]:
+    """What of a data set cannot be used and so was not measured: {"images": n, "objects": n, "first": sentences}."""
+    problems: Sequence[Problem] = getattr(records, "problems", ())
+    lost = [problem for problem in problems if problem.loses]
+    counts = Counter(problem.loses for problem in lost)
+    return {"images": counts["image"], "objects": counts["object"], "first": [str(one) for one in lost[:FIRST]]}
+
+
 def _check_labels(results: Results, truths: Truths, classes: int) -> None:
     for what, side in (("a detection", results), ("a truth", truths)):
         for name, one in side.items():
@@ -408,16 +438,30 @@ def read_all(records: Iterable[Record], min_score: float = 0.0) -> tuple[dict[st
     """The detections of records, and how many objects each stage lost, in one pass.
 
     Objects are counted where the records hold truth, `boxes` and `scores` beside the detections.
+    UserError if two records have one id.
     """
-    results: dict[str, Detections] = {}
-    counts: dict[str, int] = {}
-    for record in records:
-        results |= read_results([record])
-        if {"truth_boxes", "boxes", "scores"} <= record.keys():
-            boxes, scores = host(record["boxes"]), host(record["scores"])
-            for fate in errors_by_stage(_truth(record), boxes, scores, results[record.id], min_score=min_score):
-                counts[fate] = counts.get(fate, 0) + 1
-    return results, {fate: counts.get(fate, 0) for fate in ERRORS} if counts else {}
+    fates: Counter[str] = Counter()
+
+    def read() -> Iterator[tuple[str, Detections]]:
+        for record in records:
+            found = _detections(record)
+            fates.update(_fates(record, found, min_score))
+            yield record.id, found
+
+    results = _by_id(read())
+    return results, {fate: fates[fate] for fate in ERRORS} if fates else {}
+
+
+def scored(detected: Iterable[Record], data: Records) -> tuple[dict[str, Detections], dict[str, Any]]:
+    """The detections of a data set's records, and `evaluate` of them with "lost": objects by what befell them."""
+    results, lost = read_all(detected)
+    return results, {**evaluate(results, data), "lost": lost}
+
+
+def _fates(record: Record, found: Detections, min_score: float) -> list[str]:
+    if not {"truth_boxes", "boxes", "scores"} <= record.keys():
+        return []
+    return errors_by_stage(_truth(record), host(record["boxes"]), host(record["scores"]), found, min_score=min_score)
 
 
 def _of_class(found: Detections, truth: Truth, t: int) -> tuple[Any, Any, Any]:

@@ -190,10 +190,10 @@ class Pipeline:
                 todo += [authors[field] for field in self.stage(step).needs if field in authors]
         return [step.name for step in self.steps if step.name in wanted]
 
-    def taught(self, fields: Iterable[str]) -> list[str]:
-        """The steps that must have learned before these fields can be given, in order."""
+    def taught(self, fields: Iterable[str], steps: Iterable[str] = ()) -> list[str]:
+        """The steps that must have learned before these fields can be given, or these steps are ready, in order."""
         wanted: set[str] = set()
-        todo = self.needed(fields)
+        todo = [*self.needed(fields), *steps]
         while todo:
             name = todo.pop()
             stage = self.stage(name)

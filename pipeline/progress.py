@@ -24,9 +24,9 @@ class Bars:
             from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-            columns = (TextColumn("{task.description:>20}"), BarColumn(), MofNCompleteColumn())
-            more = (TimeRemainingColumn(), TextColumn("{task.fields[note]}"))
-            self._bars = Progress(*columns, *more, console=Console(stderr=True))
+            columns = (TextColumn("{task.description:>20}", markup=False), BarColumn(), MofNCompleteColumn())
+            more = (TimeRemainingColumn(), TextColumn("{task.fields[note]}", markup=False))
+            self._bars = Progress(*columns, *more, console=Console(stderr=True, markup=False))
             self._bars.start()
         return self
 

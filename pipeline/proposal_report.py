@@ -14,15 +14,18 @@ from ..errors import UserError
 from ..stages.record import Record, Records
 from . import measure
 from .measure import Overlaps
-from .options import assignment, pipeline_of, stage_class, told
 from .pipeline import Pipeline, Step
+from .report import left_out_words
 from .run import Run
+from .tables import LINE, Table, number
+from .words import assignment, lacking, pipeline_of, stage_class, told
 from .wrap import host
 
 TOPS = (10, 30, 100, 300, 1000, 2000, None)  # numbers of boxes; None is all
 IOUS = (0.5, 0.6, 0.7, 0.8, 0.9)
 CURVE_AT = 1000  # boxes at which recall is drawn against IoU (Hosang et al. 2015, figure 7)
 CURVE = tuple(np.arange(50, 101) / 100)
+MEANS = ("ar", "abo", "mabo")
 STEP = "proposals"  # the recipes' name of the step, so that its entries serve both
 
 
@@ -36,7 +39,7 @@ class Contender:
 
 
 @dataclass(frozen=True)
-class Measured:
+class Coverage:
     """What a contender's boxes cover, and what they cost.
 
     counts: of boxes, by image. computed: images whose boxes were computed in this run; seconds: of one core, for
@@ -78,9 +81,11 @@ def contender(text: str, allow: Sequence[str] = ()) -> Contender:
     sets = _assignments(text, rest)
     if first in recipes.__all__:
         return _of_pipeline(text, pipeline_of(first, sets))
-    stage = stage_class(first, text, "--with")
+    stage, given = stage_class(first, text, "--with"), dict(map(assignment, sets))
+    if missing := ",".join(f"{name}=..." for name in lacking(stage, given)):
+        raise UserError(f"--with {text}: {stage.__name__} needs its parameters: {first}:{missing}")
     try:
-        pipeline = Pipeline([Step(STEP, stage(**dict(map(assignment, sets))))], name=STEP, outputs=("boxes",))
+        pipeline = Pipeline([Step(STEP, stage(**given))], name=STEP, outputs=("boxes",))
     except (ValueError, TypeError) as error:
         raise UserError(f"--with {text}: {error}") from error
     return _of_pipeline(text, pipeline)
@@ -108,7 +113,7 @@ def _of_pipeline(text: str, pipeline: Pipeline) -> Contender:
 
 def measure_one(
     one: Contender, records: Records, indices: Sequence[int], cache: str | Path | None, **options: Any
-) -> Measured:
+) -> Coverage:
     """A contender's boxes on these images, through the cache, held against the truth.
 
     options: as Run takes them. UserError if the data has no truth, or a step before the boxes has not learned.
@@ -126,7 +131,7 @@ def measure_one(
     overlaps = measure.join(parts, TOPS)
     if not len(overlaps.labels):
         raise UserError("there is no object in these images to measure against (difficult and crowd do not count)")
-    return Measured(one.name, one.ranked, overlaps, np.array(counts), *_cost(run, fields))
+    return Coverage(one.name, one.ranked, overlaps, np.array(counts), *_cost(run, fields))
 
 
 def ordered(record: Record, ranked: bool) -> Any:
@@ -146,16 +151,17 @@ def _cost(run: Run, fields: Sequence[str]) -> tuple[int, float | None]:
 # -- what is printed ---------------------------------------------------------------------------------------
 
 
-def as_json(found: Sequence[Measured], classes: Sequence[str], by_class: bool = False) -> dict[str, Any]:
-    """All numbers; "boxes" is a number or "all"."""
+def as_json(found: Sequence[Coverage], records: Records, by_class: bool = False) -> dict[str, Any]:
+    """All numbers; "boxes" is a number or "all". records: those that were measured, or of which a shard was."""
     return {
         "images": len(found[0].counts),
         "objects": len(found[0].overlaps.labels),
-        "stages": [_json_of(one, classes if by_class else ()) for one in found],
+        "left_out": measure.left_out(records),
+        "stages": [_json_of(one, records.classes if by_class else ()) for one in found],
     }
 
 
-def _json_of(one: Measured, classes: Sequence[str]) -> dict[str, Any]:
+def _json_of(one: Coverage, classes: Sequence[str]) -> dict[str, Any]:
     row = {
         "stage": one.name,
         "ranked": one.ranked,
@@ -178,70 +184,76 @@ def rows_of(overlaps: Overlaps, counts: Any) -> list[dict[str, Any]]:
             "boxes": top or "all",
             "used": float(np.minimum(counts, top or np.inf).mean()),
             "recall": {str(iou): share for iou, share in table["recall"][top].items()},
-            **{name: table[name][top] for name in ("ar", "abo", "mabo")},
+            **{name: table[name][top] for name in MEANS},
             "objects": table["truths"],
         }
         for top in TOPS
     ]
 
 
-def of_classes(one: Measured, classes: Sequence[str]) -> dict[str, Overlaps]:
+def of_classes(one: Coverage, classes: Sequence[str]) -> dict[str, Overlaps]:
     """The overlaps of the objects of each class that has some."""
     best, labels = one.overlaps
     present = [label for label in range(1, len(classes) + 1) if (labels == label).any()]
     return {classes[k - 1]: Overlaps(best[:, labels == k], labels[labels == k]) for k in present}
 
 
-def recall_curve(one: Measured) -> list[float]:
+def recall_curve(one: Coverage) -> list[float]:
     """Recall at each IoU of CURVE, of the first CURVE_AT boxes."""
     row = one.overlaps.best[TOPS.index(CURVE_AT)]
     return [float((row >= iou).mean()) for iou in CURVE]
 
 
-def recall_grid(found: dict[str, Any]) -> Any:
-    """Recall, AR and best overlaps by number of boxes, a table a stage, for the terminal."""
-    from rich.console import Group
+def tables(found: dict[str, Any]) -> list[Table]:
+    """All tables of what `as_json` holds."""
+    by_class = [class_table(found)] if "by_class" in found["stages"][0] else []
+    return [cost_table(found), *recall_tables(found), *by_class]
 
+
+def recall_tables(found: dict[str, Any]) -> list[Table]:
+    """A table a stage: recall, AR and best overlaps by number of boxes."""
     head = ["boxes", "used", *(f"IoU {iou}" for iou in IOUS), "AR", "ABO", "MABO"]
-    tables = []
-    for one in found["stages"]:
-        table = _table(_starred(one), head, "")
-        for row in one["by_boxes"]:
-            table.add_row(str(row["boxes"]), f"{row['used']:.0f}", *_shares(row, IOUS))
-        tables.append(table)
-    title = f"recall of {found['objects']} objects in {found['images']} images, and best overlaps"
-    return Group(title, "", *tables, _legend(found))
+    what = f"recall of {found['objects']} objects in {found['images']} images, and best overlaps"
+    return [
+        Table(
+            f"{_starred(one)}: {what}",
+            head,
+            [[str(row["boxes"]), f"{row['used']:.0f}", *_shares(row, IOUS)] for row in one["by_boxes"]],
+            _legend(found),
+        )
+        for one in found["stages"]
+    ]
 
 
-def cost_grid(found: dict[str, Any]) -> Any:
-    """How many boxes each stage gave and what they cost, for the terminal."""
+def cost_table(found: dict[str, Any]) -> Table:
+    """How many boxes each stage gave and what they cost."""
     head = ["stage", "boxes an image", "images computed", "from cache", "s an image"]
-    table = _table("proposals", head, "seconds of one core, of images computed in this run")
+    rows = []
     for one in found["stages"]:
-        seconds = "" if one["seconds_an_image"] is None else f"{one['seconds_an_image']:.3f}"
+        seconds = "" if one["seconds_an_image"] is None else number(one["seconds_an_image"])
         counts = (f"{one['boxes_an_image']:.0f}", str(one["computed"]), str(found["images"] - one["computed"]))
-        table.add_row(_starred(one), *counts, seconds)
-    return table
+        rows.append([_starred(one), *counts, seconds])
+    caption = "seconds of one core, of images computed in this run"
+    return Table("proposals", head, rows, LINE.join(filter(None, [caption, left_out_words(found["left_out"])])))
 
 
-def class_grid(found: dict[str, Any]) -> Any:
-    """Recall by class of the first CURVE_AT boxes, for the terminal."""
+def class_table(found: dict[str, Any]) -> Table:
+    """Recall by class of the first CURVE_AT boxes."""
     shown = (0.5, 0.7)
     head = ["class", "objects", "stage", *(f"IoU {iou}" for iou in shown), "AR", "ABO"]
-    table = _table(f"by class, the first {CURVE_AT} boxes", head, _legend(found))
+    rows = []
     for name in found["stages"][0]["by_class"]:
-        for i, one in enumerate(found["stages"]):
+        for one in found["stages"]:
             (row,) = (row for row in one["by_class"][name] if row["boxes"] == CURVE_AT)
-            first = (name, str(row["objects"])) if i == 0 else ("", "")
-            last = i == len(found["stages"]) - 1
-            table.add_row(*first, _starred(one), *_shares(row, shown)[:-1], end_section=last)
-    return table
+            first = (name, str(row["objects"])) if one is found["stages"][0] else ("", "")
+            rows.append([*first, _starred(one), *_shares(row, shown)[:-1]])
+    stages = len(found["stages"])
+    sections = range(stages - 1, len(rows), stages)
+    return Table(f"by class, the first {CURVE_AT} boxes", head, rows, _legend(found), (2,), sections)
 
 
 def _shares(row: dict[str, Any], ious: Sequence[float]) -> list[str]:
-    return [
-        f"{value:.3f}" for value in (*(row["recall"][str(iou)] for iou in ious), row["ar"], row["abo"], row["mabo"])
-    ]
+    return [number(value) for value in (*(row["recall"][str(iou)] for iou in ious), *(row[n] for n in MEANS))]
 
 
 def _legend(found: dict[str, Any]) -> str:
@@ -251,23 +263,10 @@ def _legend(found: dict[str, Any]) -> str:
 
 
 def _starred(one: dict[str, Any]) -> str:
-    from rich.markup import escape  # a list in a parameter would be read as a style
-
-    return escape(short(one["stage"])) + ("" if one["ranked"] else " *")
+    return short(one["stage"]) + ("" if one["ranked"] else " *")
 
 
 def short(name: str) -> str:
     """A stage's name in tables, without its module: `SelectiveSearch:mode=quality`; a folder's last part."""
     first, colon, rest = name.partition(":")
     return re.split(r"[./\\]", first.rstrip("/\\"))[-1] + colon + rest
-
-
-def _table(title: str, head: Sequence[str], caption: str) -> Any:
-    from rich import box
-    from rich.table import Table
-
-    table = Table(title=title, caption=caption, box=box.SIMPLE_HEAD, pad_edge=False, title_justify="left")
-    for name in head:
-        left = name in ("stage", "class")
-        table.add_column(name, justify="left" if left else "right", no_wrap=not left, overflow="fold", min_width=5)
-    return table

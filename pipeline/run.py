@@ -91,13 +91,21 @@ class Run:
 
     # -- use -------------------------------------------------------------------------------------------
 
-    def fit(self, data: Records, fields: Iterable[str] | None = None, *, only: str | None = None) -> None:
+    def fit(
+        self,
+        data: Records,
+        fields: Iterable[str] | None = None,
+        *,
+        steps: Iterable[str] = (),
+        only: str | None = None,
+    ) -> None:
         """Learn every step that these fields (default: the outputs) need, or load what was learned before.
 
+        steps: more steps to learn, such as give a state and no field.
         only: compute nothing but this step, as in `over`.
         UserError if there are no images, or no classes where a step learns from them.
         """
-        names = self.pipeline.taught(fields or self.pipeline.outputs)
+        names = self.pipeline.taught(self.pipeline.outputs if fields is None else fields, steps)
         if not len(data):
             raise UserError("the data set has no images")
         if not data.classes and not all(self.pipeline.step(name).apart for name in names):
@@ -239,8 +247,13 @@ class Run:
             raise UserError(f"step {name!r} learns from data of its own, which a RUN does not hold: train the recipe")
         records = FitRecords(self, name, data)
         key = self._prepare(name, records, only)
-        if name not in self.pipeline.keys:
-            self._fit(name, key, records)
+        if name in self.pipeline.keys:
+            return
+        if only not in (None, name):
+            raise UserError(
+                f"step {only!r} alone cannot run, since step {name!r} has not learned; run with --until {name} first"
+            )
+        self._fit(name, key, records)
 
     def _prepare(self, name: str, records: FitRecords, only: str | None) -> str:
         """Make what a fit reads, note on its shelf what that is, load what was learned from it before; its key."""

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..cache import files, inputs
+from ..cache import files, inputs, layout
 from ..cache.store import Shelf, Store
 from ..errors import UserError
 
@@ -203,54 +203,41 @@ def _unknown(a: Side, b: Side) -> str:
     silent = [one.path.name for one in (a, b) if one.path and _inputs(one) is None]
     if a.about.get("method_key") != b.about.get("method_key") or not silent:
         return "nothing that the cache keeps tells what differs"
-    return f"the same method on other data; which cannot be told, for {' and '.join(silent)} keeps no {inputs.NAME}"
+    return f"the same method on other data; which cannot be told, for {' and '.join(silent)} keeps no {layout.INPUTS}"
 
 
 # -- trained RUN folders -------------------------------------------------------------------------------------
 
 
-def why_runs(a: Path, b: Path, store: Store) -> str:
-    """One line on what made two RUN folders differ: their steps, or else what the first of those was learned from."""
-    one, other = recipe_of(a), recipe_of(b)
-    rows, others = ({row["name"]: row for row in recipe["steps"]} for recipe in (one, other))
-    told = [f"step {name} is in {a if name in rows else b} alone" for name in rows.keys() ^ others.keys()]
-    for name in (name for name in rows if name in others):
-        own = _own(_as_about(rows[name]), _as_about(others[name]))
-        told += [f"{name}: {', '.join(own)}"] if own else []
-    unlike = [name for name, key in one["keys"].items() if other["keys"].get(name, key) != key]
+def why_runs(a: Path, b: Path, store: Store, allow: Sequence[str] = ()) -> str:
+    """One line on what made two RUN folders differ: their steps, or else what the first of those was learned from.
+
+    allow: modules whose stages they may name. UserError if one of them is no trained run.
+    """
+    from . import saved
+    from .changes import parts, step_changes
+
+    one, other = saved.load(a, allow), saved.load(b, allow)
+    told = step_changes(parts(one), parts(other))
+    unlike = [name for name, key in one.keys.items() if other.keys.get(name, key) != key]
     if unlike and not told:
-        return f"{unlike[0]}: {_why_learned(unlike[0], one, other, store)}"
-    return "; ".join(sorted(told)) or "the same method and the same data"
+        return f"{unlike[0]}: {_why_learned(unlike[0], one.keys, other.keys, store)}"
+    return "; ".join(told) or "the same method and the same data"
 
 
-def _why_learned(name: str, a: About, b: About, store: Store) -> str:
-    shelves = [store.shelf(name, recipe["keys"][name]) for recipe in (a, b)]
+def _why_learned(name: str, a: Mapping[str, str], b: Mapping[str, str], store: Store) -> str:
+    shelves = [store.shelf(name, keys[name]) for keys in (a, b)]
     if not all(shelf.described() for shelf in shelves):
         return f"learned from other data, of which the cache {store.root} does not tell any more"
     return why(side(store, shelves[0]), side(store, shelves[1]))
 
 
-def recipe_of(run: Path) -> About:
-    """What recipe.json of a RUN folder says. UserError if it is damaged."""
+def keys_of(run: Path) -> Mapping[str, str]:
+    """Step -> key of what it learned, of a RUN folder. UserError if it is damaged."""
     try:
-        recipe = json.loads((run / "recipe.json").read_text())
-        return {"steps": recipe["steps"], "keys": recipe["keys"]}
+        return dict(json.loads((run / "recipe.json").read_text())["keys"])
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{run / 'recipe.json'} is damaged: {error}") from error
-
-
-def _as_about(row: About) -> About:
-    """A step of recipe.json in the words of about.json."""
-    params = {name: _as_keyed(value) for name, value in row.get("params", {}).items()}
-    return {"class": row.get("class"), "parameters": params, "again": [row.get("again"), row.get("fields", {})]}
-
-
-def _as_keyed(value: Any) -> Any:
-    if isinstance(value, dict) and "$state" in value:
-        return {"state": value["$state"]}
-    if isinstance(value, dict) and "$file" in value:
-        return value.get("$name", {"content": Path(value["$file"]).stem})
-    return value
 
 
 # -- environments --------------------------------------------------------------------------------------------

@@ -1,1 +1,1 @@
-"""The commands beside those of training and detecting, one file each."""
+"""The commands, one file each."""

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ...errors import UserError
-from ..options import CacheDir, Json, emit, say, store_of
+from ..options import Allow, CacheDir, Json
+from ..words import emit, say, store_of
 
 if TYPE_CHECKING:
     from ...cache.store import Shelf, Store
@@ -36,7 +37,7 @@ def ls(cache: CacheDir = None, as_json: Json = False) -> None:
 
 def show(
     name: One,
-    image: Annotated[str | None, typer.Argument(help="An image id: show its entry.")] = None,
+    image: Annotated[str | None, typer.Argument(help="An image id: show its newest entry.")] = None,
     cache: CacheDir = None,
 ) -> None:
     """Show how a shelf was made, or one image's entry in it."""
@@ -58,6 +59,7 @@ def why(
     b: Annotated[str, typer.Argument(metavar="B", help="Another one.")],
     cache: CacheDir = None,
     other: OtherDir = None,
+    allow: Allow = [],
 ) -> None:
     """Say in one line what made two shelves, or two RUN folders, differ.
 
@@ -68,7 +70,7 @@ def why(
 
     store, others = store_of(cache), store_of(other or cache)
     if _is_run(a) and _is_run(b):
-        print(reasons.why_runs(Path(a), Path(b), store))
+        print(reasons.why_runs(Path(a), Path(b), store, allow))
         return
     one, two = _shelf_like(store, a, b), _shelf_like(others, b, a)
     told = reasons.why(reasons.side(store, one), reasons.side(others, two))
@@ -90,7 +92,6 @@ def diff(
     """
     from ...cache.diff import diff as compared
     from ..cache_tables import diff_table, worst_table
-    from ..tables import drawn
 
     one, two = shelf_of(store_of(cache), a), shelf_of(store_of(other or cache), b)
     found = compared(one, two, image, limit)
@@ -99,9 +100,9 @@ def diff(
     if as_json:
         print(json.dumps(found.to_json()))
         return
-    emit(drawn(diff_table(found, one.path.name, two.path.name)))
+    emit(diff_table(found, one.path.name, two.path.name))
     if found.worst:
-        emit(drawn(worst_table(found.worst)))
+        emit(worst_table(found.worst))
 
 
 def verify(
@@ -118,7 +119,6 @@ def verify(
     """
     from ...cache import verify as checks
     from ..cache_tables import findings_table
-    from ..tables import drawn
 
     root = store_of(cache).root
     shelves = _folders(root, names)
@@ -129,7 +129,7 @@ def verify(
     if as_json:
         print(json.dumps([{**one._asdict(), "path": str(one.path)} for one in found]))
     elif found:
-        emit(drawn(findings_table(found, root)))
+        emit(findings_table(found, root))
     say(f"{len(shelves)} shelves read; {len(bad) or 'no'} files are damaged{' and removed' if bad and remove else ''}")
     if bad:
         raise typer.Exit(FOUND)
@@ -149,7 +149,6 @@ def prune(
     """
     from ...cache import prune as pruning
     from ..cache_tables import prune_table
-    from ..tables import drawn
 
     if max_size is None and older_than is None:
         raise UserError("say how much may stay: --max-size 20GB, or --older-than 30d")
@@ -162,7 +161,7 @@ def prune(
     if as_json:
         print(json.dumps(done.to_json()))
     else:
-        emit(drawn(prune_table(done, root, dry_run=dry_run)))
+        emit(prune_table(done, root, dry_run=dry_run))
     if budget is not None and done.left > budget:
         raise typer.Exit(FOUND)
 
@@ -185,11 +184,11 @@ def _is_run(name: str) -> bool:
 
 def _shelf_like(store: Store, name: str, other: str) -> Shelf:
     """A shelf; of a RUN folder that of the step that the other shelf is of."""
-    from ..why import recipe_of
+    from ..why import keys_of
 
     if not _is_run(name):
         return shelf_of(store, name)
-    step, keys = shelf_of(store, other).about()["step"], recipe_of(Path(name))["keys"]
+    step, keys = shelf_of(store, other).about()["step"], keys_of(Path(name))
     if step not in keys:
         raise UserError(f"{name} keeps the keys of what it learned ({', '.join(keys) or 'nothing'}), not of {step}")
     shelf = store.shelf(step, keys[step])
@@ -200,7 +199,7 @@ def _shelf_like(store: Store, name: str, other: str) -> Shelf:
 
 def _folders(root: Path, names: Sequence[str]) -> list[Path]:
     """The folders of the shelves that begin with these names, or of all. UserError for a name that fits none."""
-    from ...cache.verify import shelves
+    from ...cache.layout import shelves
 
     every = shelves(root)
     for name in names:
@@ -218,8 +217,8 @@ def _damages(shelves: Sequence[Path], remove: bool) -> list[Any]:
     from ...cache.files import folder_size
 
     found = []
-    columns = (TextColumn("{task.description:>20}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as bars:
+    columns = (TextColumn("{task.description:>20}", markup=False), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True, markup=False), disable=not sys.stderr.isatty()) as bars:
         bar = bars.add_task("verify", total=sum(map(folder_size, shelves)))
         for shelf in shelves:
             bars.update(bar, description=shelf.name)

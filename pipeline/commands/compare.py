@@ -10,17 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ...errors import UserError
-from ..options import Allow, CacheDir, Data, Device, Jobs, Json, emit, make_run, open_data, same_classes, say
+from ..options import Allow, ByClass, CacheDir, Data, Device, Jobs, Json, Markdown, Metric, Resamples, Strict
+from ..words import emit, make_run, open_data, same_classes, say
 
 if TYPE_CHECKING:
-    from ...stages.record import Records
-    from ..compare import Measured
+    from ..run import Run
     from ..tables import Table
-
-Metric = Annotated[str, typer.Option(help="What the intervals are of: voc_area or voc_11pt.")]
-Resamples = Annotated[int, typer.Option(min=100, help="Resamples of the images for an interval.")]
-ByClass = Annotated[bool, typer.Option("--by-class", help="An interval for each class too.")]
-Markdown = Annotated[bool, typer.Option("--markdown", help="Print markdown on stdout.")]
 
 
 def compare(
@@ -37,6 +32,7 @@ def compare(
     as_json: Json = False,
     as_markdown: Markdown = False,
     allow: Allow = [],
+    strict: Strict = False,
 ) -> None:
     """Measure RUNs on the same images: accuracy, differences with paired 95 % intervals, what changed.
 
@@ -45,34 +41,26 @@ def compare(
     """
     from ...cache import files
     from .. import compare as sides
+    from .. import compare_tables, saved
 
-    if len(runs) < 2:
-        raise UserError("name two RUNs at least: the first is what the others are held against")
     one_output(as_json, as_markdown)
     sides.refuse_metric(metric)
     names, bases = sides.run_names(runs), sides.bases(against, len(runs))
-    records = open_data(data, cache=cache, jobs=jobs)
-    for run in runs:
-        _load(run, records, allow)  # all are refused before any is run, and forgotten: a net may be large
+    records = open_data(data, strict, cache, jobs)
+
+    def work(path: Path) -> Run:
+        pipeline = saved.load(path, allow)
+        same_classes(pipeline, records, path)
+        return make_run(pipeline, device, jobs, cache)
+
+    for path in runs:
+        work(path)  # all are refused before any is run, and forgotten: a net may be large
     sides.refuse_without_objects(records)
     if out:
         files.make_folder(out)
-    measured: list[Measured] = []
-    for name, run in zip(names, runs):
-        work = make_run(_load(run, records, allow), device, jobs, cache)
-        measured.append(sides.measured(name, work, records))
-        say(f"{name}: {sides.cost_words(work.clock)}")
-    compared = sides.compare(measured, records, bases, metric, resamples=resamples, by_class=by_class, bars=work.bars)
-    found = {"data": data, **compared}
-    show(found, sides.tables(found), "compare", out, as_json, as_markdown)
-
-
-def _load(run: Path, records: Records, allow: Sequence[str]) -> Any:
-    from .. import saved
-
-    pipeline = saved.load(run, allow)
-    same_classes(pipeline, records, run)
-    return pipeline
+    measured = sides.measure_all(names, runs, work, records, say)
+    found = {"data": data, **sides.compare(measured, records, bases, metric, resamples=resamples, by_class=by_class)}
+    show(found, compare_tables.tables(found), "compare", out, as_json, as_markdown)
 
 
 def one_output(as_json: bool, as_markdown: bool) -> None:
@@ -86,7 +74,7 @@ def show(
 ) -> None:
     """Print what was found, as tables, markdown or JSON, and keep the latter two in a folder."""
     from ...cache import files
-    from ..tables import drawn, markdown
+    from ..tables import markdown
 
     text = "\n".join(map(markdown, tables))
     if out:
@@ -97,4 +85,4 @@ def show(
         print(json.dumps(found) if as_json else text, end="\n" if as_json else "")
         return
     for table in tables:
-        emit(drawn(table))
+        emit(table)

@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from ...errors import UserError
-from ..options import CacheDir, Jobs, Json, Strict, emit
+from ..options import CacheDir, Jobs, Json, Strict
+from ..words import emit
 
 Specs = Annotated[
     list[str], typer.Argument(metavar="SPEC...", help="Data sets, as --data names them elsewhere: a train set and a "
@@ -27,15 +28,15 @@ def data(
     """
     from ...cache.store import Store
     from .. import data_report, data_tables
-    from ..run import cores
+    from ..processes import cores
     from ..usable import counted
 
     found = data_report.report(specs, Store(cache), jobs or cores())
     if as_json:
         print(json.dumps(found))
     else:
-        for part in data_tables.everything(found, all):
-            emit(part)
+        for table in data_tables.everything(found, all):
+            emit(table)
     lost = data_report.left_out(found)
     if strict and any(lost.values()):
         raise UserError(f"{counted(lost)} cannot be used")

@@ -7,7 +7,8 @@ from dataclasses import asdict
 
 import typer
 
-from ..options import CacheDir, Json, emit
+from ..options import CacheDir, Json
+from ..words import emit
 
 
 def doctor(cache: CacheDir = None, as_json: Json = False) -> None:

@@ -7,23 +7,8 @@ from typing import Annotated
 
 import typer
 
-from ..options import (
-    Allow,
-    CacheDir,
-    Data,
-    Device,
-    Jobs,
-    Json,
-    RunOrRecipe,
-    Seed,
-    Sets,
-    Swaps,
-    emit,
-    make_run,
-    open_data,
-    pipeline_of,
-    say,
-)
+from ..options import Allow, CacheDir, Data, Device, Jobs, Json, RunOrRecipe, Seed, Sets, Strict, Swaps
+from ..words import emit, make_run, open_data, pipeline_of, say
 
 
 def plan(
@@ -39,20 +24,23 @@ def plan(
     cache: CacheDir = None,
     as_json: Json = False,
     allow: Allow = [],
+    strict: Strict = False,
 ) -> None:
     """Say what training on --data (and evaluating on --test) would run, reuse, write and take, before it starts.
 
     With a RUN: what using it on --data would. A few images are run for the rates; nothing of them is kept.
     """
-    from .. import plan as plans
+    from .. import plan_table
+    from ..plan import plan as made_plan
+    from ..tables import size
 
     pipeline = pipeline_of(recipe, sets, swaps, seed, allow)
-    records = open_data(data, cache=cache, jobs=jobs)
-    work = make_run(pipeline, device, jobs, cache)
-    made = plans.plan(work, records, open_data(test, cache=cache, jobs=jobs) if test else None, sample)
+    records = open_data(data, strict, cache, jobs)
+    others = open_data(test, strict, cache, jobs) if test else None
+    made = made_plan(make_run(pipeline, device, jobs, cache), records, others, sample)
     if as_json:
-        print(json.dumps(plans.as_json(made)))
+        print(json.dumps(plan_table.as_json(made)))
     else:
-        emit(plans.table(made, recipe))
+        emit(plan_table.plan_table(made, recipe))
     if not made.fits:
-        say(f"warning: {made.sizes.stored / 1e9:,.0f} GB will not fit in {made.free / 1e9:,.0f} GB at {made.cache}")
+        say(f"warning: {size(made.sizes.stored)} will not fit in {size(made.free)} at {made.cache}")

@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from ..options import Allow, CacheDir, Device, Jobs, Json, emit, open_data, say, shard_of
+from ..options import Allow, CacheDir, Device, Jobs, Json, Shard, Strict
+from ..words import emit, open_data, say, shard_of
 
 With = Annotated[
     list[str],
@@ -26,12 +27,13 @@ def proposals(
     stages: With = [],
     out: Annotated[Path, typer.Option(help="Folder for the plots and proposals.json.")] = Path("proposals"),
     by_class: Annotated[bool, typer.Option("--by-class", help="Also a table by class.")] = False,
-    shard: Annotated[str, typer.Option(metavar="I/N", help="Only every N-th image, from the I-th (0-based).")] = "0/1",
+    shard: Shard = "0/1",
     device: Device = "auto",
     jobs: Jobs = None,
     cache: CacheDir = None,
     as_json: Json = False,
     allow: Allow = [],
+    strict: Strict = False,
 ) -> None:
     """Compare proposal stages: recall at IoU 0.5 to 0.9, AR, ABO and MABO against the number of boxes.
 
@@ -43,20 +45,18 @@ def proposals(
     from ..run import DEFAULT
 
     one_by_one = proposal_report.contenders(stages, allow)
-    records = open_data(spec, cache=cache, jobs=jobs)
+    records = open_data(spec, strict, cache, jobs)
     indices = shard_of(shard, len(records))
     files.make_folder(out)  # refused now, if it cannot be made, not after the work
     options = {"device": device, "jobs": jobs}
     done = [proposal_report.measure_one(one, records, indices, cache or DEFAULT, **options) for one in one_by_one]
-    found = proposal_report.as_json(done, records.classes, by_class)
+    found = proposal_report.as_json(done, records, by_class)
     files.write_json(out / "proposals.json", found)
     proposal_plots.against_boxes(found, out / "recall-by-boxes.png")
     proposal_plots.against_iou(found, out / "recall-by-iou.png")
     if as_json:
         print(json.dumps(found))
     else:
-        emit(proposal_report.cost_grid(found))
-        emit(proposal_report.recall_grid(found))
-        if by_class:
-            emit(proposal_report.class_grid(found))
+        for table in proposal_report.tables(found):
+            emit(table)
     say(f"plots and proposals.json are in {out}")

@@ -46,7 +46,7 @@ def test_evaluate_prints_every_metric(workshop: Any, capsys: pytest.CaptureFixtu
     assert {"voc_11pt", "voc_area", "coco_ap", "coco_ap50"} <= found["metrics"].keys()
     assert len(found["per_class"]) == 8
     assert sum(row["truths"] for row in found["per_class"].values()) >= 3
-    assert sum(found["objects"].values()) == sum(row["truths"] for row in found["per_class"].values())
+    assert sum(found["lost"].values()) == sum(row["truths"] for row in found["per_class"].values())
 
 
 def test_the_second_evaluation_calls_no_stage_and_says_so(workshop: Any, capsys: pytest.CaptureFixture[str]) -> None:
@@ -72,6 +72,80 @@ def test_detect_leaves_coco_results_and_pictures(workshop: Any, capsys: pytest.C
         assert 0 <= x <= x + w <= 90.001
         assert 0 <= y <= y + h <= 80.001
     assert Image.open(workshop.place / "found/pictures/000001-image.png").size[0] > 300
+
+
+@pytest.fixture(scope="module")
+def broken(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with three drawn images, one of which was cut short, and their annotations."""
+    folder = tmp_path_factory.mktemp("broken")
+    shapes = Shapes(3, 9)
+    rows, images = [], []
+    for i, record in enumerate(shapes):
+        height, width = (int(side) for side in record["size"])
+        Image.fromarray(record["image"]).save(folder / f"{i}.png")
+        images.append({"id": i, "file_name": f"{i}.png", "width": width, "height": height})
+        for (x0, y0, x1, y1), label in zip(record["truth_boxes"].tolist(), record["truth_labels"].tolist()):
+            rows.append({"id": len(rows), "image_id": i, "category_id": label, "bbox": [x0, y0, x1 - x0, y1 - y0]})
+    (folder / "1.png").write_bytes((folder / "1.png").read_bytes()[:500])
+    categories = [{"id": i, "name": name} for i, name in enumerate(shapes.classes, 1)]
+    text = json.dumps({"images": images, "annotations": rows, "categories": categories})
+    (folder / "set.json").write_text(text)
+    return folder
+
+
+def test_detect_names_a_broken_image_and_takes_the_others(
+    workshop: Any, broken: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("detect", "run", *(str(broken / f"{i}.png") for i in range(3)), "image.png", "--out", "found4")
+    assert workshop.rcnn(*words, "--json", "--jobs", "1") == 0
+    said = capsys.readouterr()
+    assert {Path(row["file_name"]).name for row in json.loads(said.out)} == {"0.png", "2.png", "image.png"}
+    assert f"left out: {broken / '1.png'}: the image cannot be read" in said.err
+    assert workshop.rcnn(*words, "--strict") == 2
+    assert "1 image cannot be used (--strict); the first: " in capsys.readouterr().err
+
+
+def test_what_is_left_out_is_in_the_result(workshop: Any, broken: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    spec = f"coco:{broken / 'set.json'}"
+    (workshop.place / "twin").symlink_to("run")
+    window = "sliding_window.SlidingWindow:scales=[64]"
+    commands = {
+        "evaluate": ("evaluate", "run", "--data", spec),
+        "compare": ("compare", "run", "twin", "--data", spec, "--resamples", "100"),
+        "proposals": ("proposals", spec, "--with", window, "--cache", "proposals_cache"),
+    }
+    for name, words in commands.items():
+        assert workshop.rcnn(*words, "--json", "--jobs", "1") == 0
+        left = json.loads(capsys.readouterr().out)["left_out"]
+        assert (left["images"], left["objects"]) == (1, 0), name
+        (sentence,) = left["first"]
+        assert sentence.startswith(f"{broken / '1.png'}: the image cannot be read")
+        assert workshop.rcnn(*words, "--jobs", "1") == 0
+        assert "left out, and so not measured: 1 image; the first:" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("train", "rcnn", "--data", "SPEC", "--out", "strict"),
+        ("evaluate", "run", "--data", "SPEC"),
+        ("run", "rcnn", "--data", "SPEC"),
+        ("plan", "rcnn", "--data", "SPEC"),
+        ("plan", "rcnn", "--data", "shapes:2", "--test", "SPEC"),
+        ("compare", "run", "moved", "--data", "SPEC"),
+        ("grid", "rcnn", "classifier__C=0.1", "--data", "SPEC", "--test", "shapes:2"),
+        ("grid", "rcnn", "classifier__C=0.1", "--data", "shapes:2", "--test", "SPEC"),
+        ("proposals", "SPEC", "--with", "sliding_window.SlidingWindow"),
+    ],
+)
+def test_strict_stops_every_command_that_takes_data(
+    workshop: Any, broken: Path, words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    small, spec = SMALL if words[1] == "rcnn" else [], f"coco:{broken / 'set.json'}"
+    assert workshop.rcnn(*(spec if word == "SPEC" else word for word in words), *small, "--strict") == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"rcnn: {spec}: 1 image cannot be used (--strict); the first: ")
+    assert not (workshop.place / "strict").exists()
 
 
 def test_a_run_is_movable(workshop: Any, capsys: pytest.CaptureFixture[str]) -> None:
@@ -109,6 +183,22 @@ def test_run_one_step_in_shards(workshop: Any, capsys: pytest.CaptureFixture[str
         assert workshop.rcnn(*words, "--until", "proposals", "--shard", shard) == 0
     capsys.readouterr()
     assert workshop.rcnn(*words, "--only", "features") == 0
+
+
+def test_a_step_that_gives_a_state_runs_alone(workshop: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    tuned = [*SMALL, "--set", "finetune=true", "--set", "finetune__steps=1", "--set", "finetune__positives=2"]
+    words = ["run", "rcnn", "--data", "shapes:4:78", *tuned, "--jobs", "1"]
+    assert workshop.rcnn(*words, "--only", "finetune") == 2
+    assert "the cache lacks what step 'proposals' gives" in capsys.readouterr().err
+    assert workshop.rcnn(*words, "--until", "proposals") == 0
+    assert workshop.rcnn(*words, "--only", "features") == 2
+    assert "since step 'finetune' has not learned; run with --until finetune first" in capsys.readouterr().err
+    assert workshop.rcnn(*words, "--only", "finetune") == 0
+    told = capsys.readouterr().err
+    assert "finetune" in told
+    assert "features" not in told
+    assert workshop.rcnn("stage", "rcnn", "finetune", "image.png", *tuned) == 2
+    assert "step 'finetune' gives a state and no field to look at" in capsys.readouterr().err
 
 
 def test_cache_ls_and_show(workshop: Any, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 from PIL import Image
 from rcnn.errors import UserError
-from rcnn.pipeline import cli, compare, measure, saved
-from rcnn.pipeline.compare import Measured, bases, changes, measured, only, parts, run_names
+from rcnn.pipeline import cli, compare, compare_tables, measure, report, saved
+from rcnn.pipeline.changes import Method, changes, method_of, parts
+from rcnn.pipeline.compare import Measured, bases, measured, only, run_names
 from rcnn.pipeline.measure import Detections
 from rcnn.pipeline.pipeline import Again, Pipeline
 from rcnn.pipeline.recipes import rcnn
@@ -53,8 +54,8 @@ def detector(name: str, data: RecordList, shift: float, seed: int = 0) -> Measur
         boxes = np.concatenate([boxes, [[90, 90, 99, 99]]]).astype(np.float32)
         labels = np.append(record["truth_labels"], 1)
         results[record.id] = Detections(boxes, rng.random(4).astype(np.float32), labels)
-    scores = {**measure.evaluate(results, data), "objects": {}}
-    return Measured(name, {}, {}, {}, results, scores, Clock())
+    scores = {**measure.evaluate(results, data), "lost": {}}
+    return Measured(name, Method({}, {}, {}), results, scores, Clock())
 
 
 def runs_of(data: RecordList) -> list[Measured]:
@@ -105,7 +106,7 @@ def test_only_takes_every_field_of_a_class() -> None:
 def test_tables_hold_what_was_found() -> None:
     data = dataset()
     found = compare.compare(runs_of(data), data, bases("first", 3), resamples=200, by_class=True)
-    accuracy, difference, *classes = compare.tables(json.loads(json.dumps(found)))
+    accuracy, difference, *classes = compare_tables.tables(json.loads(json.dumps(found)))
     assert accuracy.head == ["RUN", "VOC 11-point AP", "VOC area AP", "COCO AP50", "COCO AP", "COCO AP75"]
     assert accuracy.rows[2][2] == f"{found['runs'][2]['metrics']['voc_area']:.3f}"
     assert difference.title == "difference in VOC area AP, against a"
@@ -118,15 +119,15 @@ def test_tables_hold_what_was_found() -> None:
     assert [table.title for table in classes] == [f"VOC area AP by class: {name} against a" for name in "bc"]
     assert classes[0].rows[2] == ["unicorn", "0", "-", "-", "", "", "", ""]
     previous = compare.compare(runs_of(data), data, bases("previous", 3), resamples=100)
-    assert compare.difference_table(previous).title.endswith("each against the one above")
+    assert compare_tables.difference_table(previous).title.endswith("each against the one above")
 
 
 def test_objects_lost_stand_side_by_side() -> None:
     data = dataset()
     counts = dict(zip(measure.ERRORS, (5, 3, 1, 1, 0)))
-    runs = [run._replace(scores={**run.scores, "objects": counts}) for run in runs_of(data)[:2]]
+    runs = [run._replace(scores={**run.scores, "lost": counts}) for run in runs_of(data)[:2]]
     found = compare.compare(runs, data, bases("first", 2), resamples=100)
-    assert compare.lost_table(found).rows[1] == ["b", "5 (50 %)", "3 (30 %)", "1 (10 %)", "1 (10 %)", "0 (0 %)"]
+    assert compare_tables.lost_table(found).rows[1] == ["b", "5 (50 %)", "3 (30 %)", "1 (10 %)", "1 (10 %)", "0 (0 %)"]
 
 
 def test_against_and_metric_are_held_to_what_there_is() -> None:
@@ -136,6 +137,34 @@ def test_against_and_metric_are_held_to_what_there_is() -> None:
         bases("last", 2)
     with pytest.raises(UserError, match="coco_ap: intervals are made for voc_area and voc_11pt"):
         compare.refuse_metric("coco_ap")
+
+
+@pytest.mark.parametrize(
+    ("value", "resolved", "text"),
+    [
+        (0.25, True, "+0.250"),
+        (-0.0004, True, "-0.0004"),
+        (-0.00004, True, "-0.00004"),
+        (0.0001, True, "+0.0001"),
+        (-0.0004, False, "0.000"),
+        (0.0, False, "0.000"),
+        (-0.0006, False, "-0.001"),
+    ],
+)
+def test_a_bound_that_excludes_0_is_not_shown_as_0(value: float, resolved: bool, text: str) -> None:
+    assert compare_tables.signed(value, resolved) == text
+
+
+def test_of_many_intervals_some_are_said_to_miss() -> None:
+    data = dataset()
+    runs = runs_of(data)
+    one = compare.compare(runs[:2], data, bases("first", 2), resamples=100)
+    assert "by chance" not in compare_tables.difference_table(one).caption
+    found = compare.compare(runs, data, bases("first", 3), resamples=100, by_class=True)
+    said = "of 2 such intervals some miss the truth by chance"
+    assert said in compare_tables.difference_table(found).caption
+    for table in compare_tables.class_tables(found):  # of the unicorn there is none
+        assert table.caption.endswith(said)
 
 
 # -- names -----------------------------------------------------------------------------------------------
@@ -164,8 +193,7 @@ def test_the_same_run_twice_is_refused() -> None:
 
 def told(before: Pipeline, after: Pipeline) -> list[str]:
     """What changed, without a cache that knows the data."""
-    sides = (Measured("", parts(p), p.keys, {}, {}, {}, Clock()) for p in (before, after))
-    return changes(*sides)
+    return changes(*(Method(parts(p), p.keys, {}) for p in (before, after)))
 
 
 def test_parameters_that_differ_are_named(toys: Any, tmp_path: Path) -> None:
@@ -241,7 +269,7 @@ def test_other_training_data_are_named_where_the_cache_knows_them(toys: Any) -> 
     relabelled = RecordList([*toys.data(4)[:3], toys.record("a/3", 3, label=1)], ("cat", "dog"))
     fits = [(toys.data(4), 0.5), (toys.data(6), 0.9), (relabelled, 0.5), (toys.data(4), 0.9)]
     pipelines = [toys.pipeline(proposals=toys.Corners(share)).fit(data, cache=toys.cache) for data, share in fits]
-    base, more, other, same = (measured("", Run(p, cache=toys.cache, jobs=1), toys.data(2)) for p in pipelines)
+    base, more, other, same = (method_of(Run(p, cache=toys.cache, jobs=1)) for p in pipelines)
     assert changes(base, more) == ["proposals.share: 0.5 -> 0.9", "training data: 4 images -> 6, 4 of them in both"]
     assert changes(base, other) == ["training data: 1 of 4 images are other or otherwise annotated"]
     assert changes(base, same) == ["proposals.share: 0.5 -> 0.9"]
@@ -249,9 +277,9 @@ def test_other_training_data_are_named_where_the_cache_knows_them(toys: Any) -> 
 
 def test_a_damaged_account_of_the_data_is_named(toys: Any, caplog: pytest.LogCaptureFixture) -> None:
     run = Run(toys.pipeline().fit(toys.data(), cache=toys.cache), cache=toys.cache, jobs=1)
-    assert list(measured("", run, toys.data()).data) == ["classifier"]
+    assert list(method_of(run).data) == ["classifier"]
     (run.shelf("classifier").path / "inputs.json").write_text("{")
-    assert measured("", run, toys.data()).data == {}
+    assert method_of(run).data == {}
     assert "inputs.json is damaged" in caplog.text
 
 
@@ -269,12 +297,12 @@ def test_measured_is_what_the_run_found_through_its_cache(toys: Any) -> None:
     first, second = (measured("x", Run(pipeline, cache=toys.cache, jobs=1), toys.data()) for _ in range(2))
     assert first.scores == {
         **measure.evaluate(first.results, toys.data()),
-        "objects": {**dict.fromkeys(measure.ERRORS, 0), "no proposal": 6},
+        "lost": {**dict.fromkeys(measure.ERRORS, 0), "no proposal": 6},
     }
     assert first.clock.calls() > 0
     assert second.clock.calls() == 0
-    assert compare.cost_words(second.clock) == "no stage was called: all is from the cache"
-    assert "suppression on 6 images" in compare.cost_words(first.clock)
+    assert report.cost_words(second.clock) == "no stage was called: all is from the cache"
+    assert "suppression on 6 images" in report.cost_words(first.clock)
 
 
 # -- the command -----------------------------------------------------------------------------------------
@@ -321,12 +349,14 @@ def test_compare_prints_tables_json_and_markdown(workshop: Any, capsys: pytest.C
     assert full["changed"] == ["suppression.deltas: False -> True", "+ regressor: RidgeBoxRegressors"]
     workshop.rcnn("evaluate", "full", "--data", "shapes:3:9", "--json", "--jobs", "1")
     alone = json.loads(capsys.readouterr().out)
+    assert found["left_out"] == alone.pop("left_out") == {"images": 0, "objects": 0, "first": []}
     assert {key: full[key] for key in alone} == alone
     assert workshop.rcnn(*WORDS, "--markdown") == 0
     text = capsys.readouterr().out
     assert text == (workshop.place / "out/compare.md").read_text()
     row = next(line for line in text.splitlines() if line.endswith("+ regressor: RidgeBoxRegressors |"))
-    assert f"| {full['difference']['difference']:+.3f} | {full['difference']['low']:+.3f} |" in row
+    cells = [compare_tables.signed(full["difference"][name], False) for name in ("difference", "low", "high")]
+    assert f"| {' | '.join(cells)} | not resolved |" in row
     assert workshop.rcnn(*WORDS, "--by-class") == 0
     shown = capsys.readouterr().out
     for title in ("accuracy on the same 3 images", "against bare", "objects were lost", "by class: full against bare"):

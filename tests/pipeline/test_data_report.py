@@ -105,6 +105,24 @@ def test_a_bar_is_as_long_as_its_number(n: int, text: str) -> None:
     assert data_tables.bar(n, 32, 2) == text
 
 
+def test_a_slip_in_a_class_name_is_told_by_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RCNN_CACHE", str(tmp_path / "cache"))
+    for folder in ("Annotations", "ImageSets/Main", "JPEGImages"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "ImageSets" / "Main" / "train.txt").write_text("a\n")
+    Image.new("RGB", (9, 9)).save(tmp_path / "JPEGImages" / "a.jpg")
+    box = "<bndbox><xmin>1</xmin><ymin>1</ymin><xmax>5</xmax><ymax>5</ymax></bndbox>"
+    objects = [f"<object><name>{name}</name>{box}</object>" for name in ("dgo", "cat", "person")]
+    (tmp_path / "Annotations" / "a.xml").write_text(f"<annotation>{''.join(objects)}</annotation>")
+    assert rcnn("data", f"voc:{tmp_path}:train", "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert len(found["classes"]) == 20
+    rows = [(row["kind"], row["left_out"], row["class"]) for row in found["problems"]]
+    assert ("unknown class", "object", "dgo") in rows
+
+
 def run_report(*specs: str) -> Any:
     return data_report.report(specs, None)
 

@@ -211,6 +211,24 @@ def test_what_stops_a_check_is_a_finding() -> None:
     assert "torch" in found.text
 
 
+@pytest.mark.parametrize("error", [ImportError("no torch"), RuntimeError("of another build"), AttributeError("old")])
+def test_a_library_that_is_broken_is_a_finding_and_a_mistake_of_ours_is_none(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(_name: str) -> Any:
+        raise error
+
+    monkeypatch.setattr(doctor.importlib, "import_module", broken)
+    (found,) = doctor.checked("processor", doctor.processor)
+    assert (found.state, found.text) == (PROBLEM, f"cannot be looked at: torch cannot be imported: {error}")
+
+    def mistaken() -> list[Finding]:
+        raise AttributeError("'NoneType' object has no attribute 'split'")
+
+    with pytest.raises(AttributeError):
+        doctor.checked("memory", mistaken)
+
+
 def test_the_command_and_its_status(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

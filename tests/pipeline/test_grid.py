@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 from rcnn.errors import UserError
 from rcnn.pipeline import cli, grid, measure, saved
-from rcnn.pipeline.options import told
 from rcnn.pipeline.pipeline import Pipeline
 from rcnn.pipeline.run import Run
+from rcnn.pipeline.words import told
 from rcnn.stages.datasets.shapes import Shapes
 
 # -- the words of the command ----------------------------------------------------------------------------
@@ -106,6 +106,7 @@ def test_points_are_held_against_the_recipes_own(toys: Any) -> None:
     assert table.head == ["proposals__share", "VOC area AP", "difference", "low", "high", "order"]
     assert [row[0] for row in table.rows] == ["0.4", "0.5", "0.8"]
     assert "no test result" in table.caption
+    assert "of 2 such intervals some miss the truth by chance" in table.caption
 
 
 def test_points_are_held_against_the_first_where_the_recipes_own_is_none(toys: Any) -> None:
@@ -196,6 +197,7 @@ def test_the_papers_grid_is_one_command(workshop: Any, capsys: pytest.CaptureFix
     assert kept.classes == tuple(Shapes(1).classes)
     workshop.rcnn("evaluate", "out/classifier__negative_iou=0.1", "--data", "shapes:2:9", "--json", "--jobs", "1")
     alone = json.loads(capsys.readouterr().out)
+    assert found["left_out"] == alone.pop("left_out")
     assert {key: found["runs"][0][key] for key in alone} == alone
 
 

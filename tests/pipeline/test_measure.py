@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,13 +21,16 @@ from rcnn.pipeline.measure import (
     coco_ap,
     errors_by_stage,
     evaluate,
+    left_out,
     mean_ap,
     proposal_recall,
+    read_all,
     read_results,
     read_truths,
     top_per_set,
     voc_ap,
 )
+from rcnn.stages.datasets.problem import Problem
 from rcnn.stages.record import Record, RecordList
 
 
@@ -329,6 +333,25 @@ def test_evaluate_refuses_a_label_without_a_class() -> None:
         evaluate({"a": found([A], [1], [2])}, records_of({"a": truth([A])}, classes=("x",)))
     with pytest.raises(UserError, match="image 'a': a truth"):
         evaluate({"a": found([A], [1])}, records_of({"a": truth([A], [0])}, classes=("x",)))
+
+
+def test_two_images_of_one_id_are_refused_by_name() -> None:
+    fields = {f"{side}_{name}": np.zeros((0, 4) if name == "boxes" else 0) for side in ("det", "truth")
+              for name in ("boxes", "labels", "scores")}  # fmt: skip
+    records = [Record(id, fields) for id in ("a", "b", "a")]
+    for read in (read_truths, read_results, read_all):
+        assert read(records[:2])
+        with pytest.raises(UserError, match="two images of the data set have the id 'a'"):
+            read(records)
+
+
+def test_what_is_left_out_is_counted_and_the_first_told() -> None:
+    assert left_out(RecordList([], ())) == {"images": 0, "objects": 0, "first": []}
+    losses: list[Any] = ["", "object", "object", "image", "object"]
+    problems = [Problem("box outside", f"{i}.xml", "it lies outside", loses) for i, loses in enumerate(losses)]
+    data = SimpleNamespace(problems=problems)
+    first = [f"{i}.xml: it lies outside" for i in (1, 2, 3)]
+    assert left_out(data) == {"images": 1, "objects": 3, "first": first}  # type: ignore[arg-type]
 
 
 def test_read_from_records() -> None:

@@ -11,10 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 from rcnn.cache.files import folder_size
+from rcnn.cache.store import Store
 from rcnn.errors import UserError
 from rcnn.pipeline import cli, disk, rates
 from rcnn.pipeline.pipeline import Again, Pipeline, Step
-from rcnn.pipeline.plan import Plan, Row, Sizes, as_json, duration, plan, runnable, waiting
+from rcnn.pipeline.plan import Plan, Row, plan, waiting
+from rcnn.pipeline.plan_cost import Sizes, runnable
+from rcnn.pipeline.plan_table import as_json, duration, plan_table, rate
 from rcnn.pipeline.rates import Cost
 from rcnn.pipeline.recipes import rcnn
 from rcnn.pipeline.run import Run
@@ -127,7 +130,7 @@ def test_a_sample_gives_sizes_and_rates_and_leaves_nothing(toys: Any) -> None:
     rows = {(row.step, row.use): row for row in made.rows}
     assert rows["proposals", "train"].size == Sizes(6 * 32, 6 * 32, 6 * 32, at_most=False)
     assert rows["features", "train"].size == Sizes(6 * 2 * 3 * 4, 6 * 2 * 3 * 2, 6 * 2 * 3 * 4, at_most=False)
-    assert rows["features", "train"].rate.endswith("s (2 now)")
+    assert rate(rows["features", "train"]).endswith("s (2 now)")
     assert made.untimed == ["fit classifier", "classifier", "suppression"]
     assert made.unsized == ["classifier", "suppression"]
     assert toys.calls["Corners"] == 2
@@ -152,7 +155,7 @@ def test_rates_of_an_earlier_run_are_remembered(toys: Any) -> None:
     made = planned(toys, toys.data(12), pipeline=toys.pipeline(classifier=toys.Nearest(bias=3.0)))
     rows = {(row.step, row.use): row for row in made.rows}
     assert rows["classifier", "fit"].seconds == pytest.approx(60)
-    assert rows["classifier", "fit"].rate == "30 s (6 before)"
+    assert rate(rows["classifier", "fit"]) == "30 s (6 before)"
     assert rows["features", "train"].run == 6
     assert rows["features", "train"].seconds == pytest.approx(12)
     assert rows["truth_features", "train"].seconds != rows["features", "train"].seconds  # other boxes, another rate
@@ -172,7 +175,7 @@ def test_a_note_is_kept_unless_more_images_were_measured_and_damage_is_no_note(t
     shelf = run.shelf("proposals")
     rates.note(shelf, "call", Cost(3, 99.0))
     assert rates.noted(shelf)["call"].images == 6
-    (shelf.path / rates.FILE).write_text('{"call": [1')
+    (shelf.path / "rates.json").write_text('{"call": [1')
     assert rates.noted(shelf) == {}
 
 
@@ -243,10 +246,48 @@ def test_pool5_of_voc07_is_735_gigabytes_in_float32(tmp_path: Path) -> None:
     (features,) = (row for row in made.rows if row.step == "features")
     assert features.size == Sizes(*(9963 * 2000 * 9216 * width for width in (4, 2, 4)))
     assert round(features.size.stored / 1e9) == round(made.sizes.stored / 1e9) == 735
-    assert made.fits == (made.sizes.stored <= made.free)
     half = plan(run_of(rcnn(), tmp_path / "cache"), voc07(10), sample=0)
     (features,) = (row for row in half.rows if row.step == "features")
     assert features.size.stored == features.size.float16 == 10 * 2000 * 9216 * 2  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(("free", "fits"), [(734 * 10**9, False), (736 * 10**9, True)])
+def test_a_plan_fits_a_disk_that_has_room_for_it(
+    free: int, fits: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(disk, "free_bytes", lambda _path: free)
+    pipeline = rcnn().set_params(features__storage="float32")
+    made = plan(run_of(pipeline, tmp_path / "cache"), voc07(), sample=0)
+    assert (made.free, made.fits) == (free, fits)
+
+
+def test_a_damaged_shelf_of_something_else_stops_no_plan(
+    toys: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    toys.detections(toys.pipeline(), toys.data(), toys.cache)
+    toys.detections(toys.pipeline(proposals=toys.Corners(0.4)), toys.data(), toys.cache)
+    for shelf in Store(toys.cache).shelves():
+        if shelf.about()["parameters"] == {"share": 0.4}:
+            hurt = shelf
+            (shelf.path / "about.json").write_text("{")
+    read: list[str] = []
+    noted = rates.noted
+    monkeypatch.setattr(rates, "noted", lambda shelf: read.append(shelf.path.name) or noted(shelf))  # type: ignore[func-returns-value]
+    made = planned(toys, toys.data(9))
+    assert nonzero(to_run(made, "train")) == dict.fromkeys(TAUGHT, 3)
+    assert all(row.rate for row in made.rows if row.run and row.use == "train")
+    assert sorted(read) == sorted(shelf.path.name for shelf in Store(toys.cache).shelves())  # once, not once a row
+    assert f"{hurt.path.name}/about.json is damaged" in caplog.text
+
+
+def test_the_table_of_a_plan(toys: Any) -> None:
+    made = planned(toys, toys.data(), toys.data(3), sample=2)
+    table = plan_table(made, "[/x]")
+    assert table.title == "plan of [/x]"
+    assert [row[0] for row in table.rows] == [*(row.step for row in made.rows), "in all"]
+    assert table.sections == [3, 7]
+    assert table.rows[0][4:7] == ["192 bytes"] * 3
+    assert table.rows[-1][4] == f"{made.sizes.stored:.0f} bytes"
 
 
 def test_the_command_warns_of_a_disk_that_is_too_small(

@@ -89,6 +89,7 @@ def test_windows_are_not_ranked_and_selective_search_is() -> None:
         (f"{SLIDING}:stride=-1", "stride"),
         ("nms.PerClassNMS", "PerClassNMS"),
         ("rcnn:wide=3", "wide"),
+        ("edge_boxes.EdgeBoxes:top=9", "EdgeBoxes needs its parameters: edge_boxes.EdgeBoxes:model="),
     ],
 )
 def test_what_cannot_be_meant_is_one_sentence(text: str, what: str) -> None:

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from rcnn.errors import UserError
 from rcnn.pipeline.measure import Truth, read_results, voc_ap
-from rcnn.pipeline.options import pipeline_of
 from rcnn.pipeline.recipes import hog
 from rcnn.pipeline.run import Run
+from rcnn.pipeline.words import pipeline_of
 from rcnn.stages.proposals.selective_search import SelectiveSearch
 from rcnn.stages.proposals.sliding_window import SlidingWindow
 from rcnn.stages.record import Record, RecordList
