@@ -11,17 +11,32 @@ from ..errors import UserError
 from ..stages.record import Record, Records
 from . import disk
 from .pipeline import Again, Pipeline
-from .plan_cost import Note, Sample, Sizes, by_arithmetic, letters, mean_size, notes, remembered_cost, take_sample
+from .plan_cost import (
+    Note,
+    Sample,
+    Sizes,
+    by_arithmetic,
+    letters,
+    mean_size,
+    notes,
+    remembered_cost,
+    take_sample,
+    try_rounds,
+)
 from .run import Run
 
 
 @dataclass(frozen=True)
 class Rate:
-    """So many images took so many seconds, now or before: each of them, or a fit of all."""
+    """So many images took so many seconds, now or before: each of them, or a fit of all.
+
+    other: whether that fit was one with other parameters.
+    """
 
     seconds: float
     images: int
     now: bool = False
+    other: bool = False
 
 
 @dataclass(frozen=True)
@@ -172,7 +187,9 @@ def plan(run: Run, data: Records, test: Records | None = None, sample: int = 3) 
     busy = [name for _use, _records, total in looked for name, n in total.items() if n]
     seen = take_sample(run.pipeline, data, dict.fromkeys(busy), sample, run.device)
     known = notes(run.store)
-    rows = _fits(run, data, known) if not trained else []
+    if not trained and sample:
+        seen.rounds.update(try_rounds(run.pipeline, data, sample, run.device))
+    rows = _fits(run, data, seen, known) if not trained else []
     for use, records, total in looked:
         shapes = letters(run.pipeline, records)
         rows += [_row(run, name, use, len(records), n, shapes, seen, known) for name, n in total.items()]
@@ -204,17 +221,27 @@ def _uses(
     return [("train", data, steps, read), *passes]
 
 
-def _fits(run: Run, data: Records, known: Sequence[Note]) -> list[Row]:
+def _fits(run: Run, data: Records, seen: Sample, known: Sequence[Note]) -> list[Row]:
     rows = []
     for name in run.pipeline.taught(run.pipeline.outputs):
         images = len(run.pipeline.step(name).data or data)
         row = Row(name, "fit", images, 0 if name in run.pipeline.keys else images)
-        cost = remembered_cost(run, name, "fit", known, images) if row.run else None
-        if cost:
-            seconds = cost.seconds * images / cost.images
-            row = replace(row, seconds=seconds, rate=Rate(cost.seconds, cost.images))
-        rows.append(row)
+        rows.append(_timed_fit(run, row, seen, known) if row.run else row)
     return rows
+
+
+def _timed_fit(run: Run, row: Row, seen: Sample, known: Sequence[Note]) -> Row:
+    """What a fit of the same class cost, as much more as this one has to do; else some of its rounds, tried now."""
+    work = run.pipeline.method(row.step).work(row.images)
+    before = remembered_cost(run, row.step, "fit", known, row.images)
+    if before and not (before.other and row.step in seen.rounds):
+        cost, then, other = before
+        seconds = cost.seconds * work / then.work(cost.images)
+        return replace(row, seconds=seconds, rate=Rate(cost.seconds, cost.images, other=other))
+    if row.step in seen.rounds:
+        seconds = work * seen.rounds[row.step]
+        return replace(row, seconds=seconds, rate=Rate(seconds, seen.images, now=True))
+    return row
 
 
 def _row(
@@ -244,5 +271,5 @@ def _rate(run: Run, name: str, seen: Sample, known: Sequence[Note]) -> Rate | No
     """Of an image of a step. The lower median: the first image also builds the net."""
     if name in seen.seconds:
         return Rate(statistics.median_low(seen.seconds[name]), seen.images, now=True)
-    cost = remembered_cost(run, name, "call", known)
-    return Rate(cost.seconds / cost.images, cost.images) if cost else None
+    before = remembered_cost(run, name, "call", known)
+    return Rate(before.cost.seconds / before.cost.images, before.cost.images) if before else None

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..cache.store import Store
-from ..stages.record import Record, Records, field_of
-from ..stages.stage import Ref, Stage
+from ..errors import UserError
+from ..stages.record import Record, RecordList, Records, field_of
+from ..stages.stage import NoCheckpoint, Ref, Stage
 from . import rates
 from .pipeline import SOURCES, Again, Pipeline, Step
 from .rates import Cost
@@ -108,6 +111,7 @@ class Sample:
 
     images: int = 0
     seconds: dict[str, list[float]] = field(default_factory=dict)
+    rounds: dict[str, float] = field(default_factory=dict)  # of a fit in rounds: seconds of a unit of its work
     sizes: dict[str, list[Sizes]] = field(default_factory=dict)
 
 
@@ -154,6 +158,48 @@ def take_sample(pipeline: Pipeline, data: Records, steps: Iterable[str], n: int,
     return sample
 
 
+ROUNDS = 3  # that are tried of a fit; the first also builds what the others find there
+
+
+def try_rounds(pipeline: Pipeline, data: Records, n: int, device: str | None) -> dict[str, float]:
+    """Seconds of a unit of work of the fits that go in rounds, by step: a few rounds, on n images, kept nowhere."""
+    part, found = runnable(pipeline), {}
+    run = Run(part, cache=None, device=device, jobs=1, progress=False)
+    for step in pipeline:
+        stage = step.stage
+        if not isinstance(stage, Stage) or not stage.rounds or step.name in pipeline.keys:
+            continue
+        own = data if step.data is None else step.data
+        needed = [] if step.apart else part.needed([f for f in (*stage.needs, *stage.learns) if f not in SOURCES])
+        fields = [name for before in needed for name in part.stage(before).gives]
+        some = [own[i] for i in np.linspace(0, len(own) - 1, min(n, len(own))).astype(int).tolist()]
+        records = RecordList([run.one(one, fields) if fields else one for one in some], own.classes)
+        found[step.name] = _seconds_of_work(_unbound(stage, pipeline), records)
+    return {name: seconds for name, seconds in found.items() if seconds}
+
+
+def _seconds_of_work(stage: Stage, records: Records) -> float:
+    """Of a unit of a fit's work; 0 where these few records give nothing to learn from."""
+    ticks = Ticks()
+    trial = stage.clone().set_params(**{stage.rounds: ROUNDS})
+    try:
+        trial.fit(records, ticks)
+    except UserError:  # of records without an object, say: the plan then says that it does not know
+        return 0.0
+    each = [later - earlier for earlier, later in pairwise(ticks.times)]
+    return float(np.median(each)) * len(ticks.times) / trial.work(len(records)) if each else 0.0
+
+
+class Ticks(NoCheckpoint):
+    """When a fit said that it went on."""
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+
+    def progress(self, done: int, total: int, text: str = "") -> None:
+        self.times.append(time.perf_counter())
+
+
 def _sizes(record: Record, fields: Iterable[str]) -> Sizes:
     stored = sixteen = thirty_two = 0.0
     for name in fields:
@@ -190,7 +236,15 @@ def notes(store: Store | None) -> list[Note]:
     return [Note(shelf.about(), costs) for shelf, costs in noted if costs and shelf.described()]
 
 
-def remembered_cost(run: Run, name: str, kind: str, known: Iterable[Note], images: int = 0) -> Cost | None:
+class Remembered(NamedTuple):
+    """What earlier runs tell of a step: its cost, the stage as it was then, whether with other parameters."""
+
+    cost: Cost
+    stage: Stage
+    other: bool
+
+
+def remembered_cost(run: Run, name: str, kind: str, known: Iterable[Note], images: int = 0) -> Remembered | None:
     """What a step's images ("call"), or its fit, cost in earlier runs; of several the one nearest in images.
 
     An image: by the same class with the same parameters. A fit: by the same class, with those parameters if there is
@@ -198,14 +252,16 @@ def remembered_cost(run: Run, name: str, kind: str, known: Iterable[Note], image
     """
     doer, again = run.pipeline.method(name), isinstance(run.pipeline.step(name).stage, Again)
     wanted = _comparable(_plain(doer.key_params()), doer)
-    found: list[tuple[bool, float, Cost]] = []
+    found: list[tuple[bool, float, Remembered]] = []
     for about, costs in known:
         cost = costs.get(kind)
         if cost is None or about.get("class") != f"{type(doer).__module__}.{type(doer).__qualname__}":
             continue
-        other = _comparable(about.get("parameters", {}), doer) != wanted
+        params = _comparable(about.get("parameters", {}), doer)
+        other = params != wanted
         if kind == "fit" or not (other or bool(about.get("again")) != again):
-            found.append((other, abs(np.log(cost.images / max(images, 1))), cost))
+            then = doer.clone().set_params(**{key: params[key] for key in params if key in doer.param_names()})
+            found.append((other, abs(np.log(cost.images / max(images, 1))), Remembered(cost, then, other)))
     return min(found, default=(False, 0.0, None), key=lambda one: one[:2])[2]
 
 

@@ -21,7 +21,8 @@ def as_json(made: Plan) -> dict[str, Any]:
 def plan_table(made: Plan, name: str) -> Table:
     """A row a step and use of it, and one for all."""
     head = ["step", "for", "to run", "reused", "written", *SIZES[1:], "time", "rate"]
-    total = [*(size(getattr(made.sizes, name)) for name in SIZES), duration(made.seconds)]
+    least = "at least " if made.untimed else ""
+    total = [*(size(getattr(made.sizes, name)) for name in SIZES), least + duration(made.seconds)]
     rows = [*map(_cells, made.rows), ["in all", "", "", "", *total, ""]]
     tests = [row.use == "test" for row in made.rows]
     sections = [i for i, test in enumerate(tests) if i == len(tests) - 1 or tests[i + 1] != test]
@@ -41,7 +42,8 @@ def rate(row: Row) -> str:
     if row.rate is None:
         return ""
     each = duration(row.rate.seconds) if row.use == "fit" else f"{row.rate.seconds:.3g} s"
-    return f"{each} ({row.rate.images} {'now' if row.rate.now else 'before'})"
+    when = "now" if row.rate.now else "before, other parameters" if row.rate.other else "before"
+    return f"{each} ({row.rate.images} {when})"
 
 
 def _cells(row: Row) -> list[str]:

@@ -83,6 +83,7 @@ class Stage:
             its own device.
         chunk: how many images a call takes at once, at most (1: an image's regions are a batch already).
         parallel: whether an image costs a core so much that worker processes pay (over 50 ms or so).
+        rounds: the parameter that says how many rounds a fit takes, where each costs as much as the next (steps, say).
         ranked: whether the first of the boxes that it gives are the best ones, so that they can be cut.
     """
 
@@ -95,6 +96,7 @@ class Stage:
     arrays: ClassVar[str] = "numpy"
     chunk: ClassVar[int] = 1
     parallel: ClassVar[bool] = False
+    rounds: ClassVar[str] = ""
     ranked: ClassVar[bool] = True
 
     def __call__(self, records: Sequence[Record]) -> list[dict[str, Any]]:
@@ -104,6 +106,10 @@ class Stage:
     def fit(self, records: Records, checkpoint: Checkpoint) -> None:
         """Learn from records, in canonical order, each holding `needs` and `learns`."""
         raise NotImplementedError(f"{type(self).__name__} learns nothing")
+
+    def work(self, images: int) -> float:
+        """What a fit on so many images costs, to be set against another fit of the same class; images, if no more."""
+        return images
 
     def check_types(self) -> None:
         """ValueError, naming the parameter, if a value is of another type than the constructor states."""

@@ -144,6 +144,9 @@ class LinearSVMs(Stage):
         truth = ("truth_boxes", "truth_labels", "truth_difficult", "truth_crowd")
         return ("boxes", *truth, "truth_features." + self.layer)
 
+    def work(self, images: int) -> float:
+        return self.passes * images
+
     def validate(self) -> None:
         for name in ("C", "bias", "positive_weight", "norm", "tol"):
             value = getattr(self, name)

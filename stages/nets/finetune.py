@@ -100,6 +100,7 @@ class FineTuning(Stage):
     speed: ClassVar[tuple[str, ...]] = ("device", "memory", "at_once")
     files: ClassVar[tuple[str, ...]] = ("weights",)
     arrays: ClassVar[str] = "torch"
+    rounds: ClassVar[str] = "steps"
 
     def __init__(
         self,
@@ -157,6 +158,9 @@ class FineTuning(Stage):
 
         precision = precision_of("auto", self.device)
         return {**super().key_params(), "weights": weights_key(self.backbone, self.weights), "precision": precision}
+
+    def work(self, images: int) -> float:
+        return self.steps * (self.positives + self.negatives)
 
     def validate(self) -> None:
         from . import sgd

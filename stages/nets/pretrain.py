@@ -37,6 +37,7 @@ class Pretraining(Stage):
     learns = ("truth_labels",)
     speed: ClassVar[tuple[str, ...]] = ("device", "memory")
     arrays: ClassVar[str] = "torch"
+    rounds: ClassVar[str] = "epochs"
 
     def __init__(self, backbone: str = "alexnet", epochs: int = 90, batch: int = 128, lr: float = 0.01,
                  drop_epochs: int = 30, momentum: float = 0.9, decay: float = 5e-4,
@@ -57,6 +58,9 @@ class Pretraining(Stage):
 
     def key_params(self) -> dict[str, Any]:
         return {**super().key_params(), "precision": precision_of("auto", self.device)}
+
+    def work(self, images: int) -> float:
+        return self.epochs * -(-images // self.batch) * self.batch
 
     def validate(self) -> None:
         from . import sgd

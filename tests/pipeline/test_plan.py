@@ -21,6 +21,7 @@ from rcnn.pipeline.plan_table import as_json, duration, plan_table, rate
 from rcnn.pipeline.rates import Cost
 from rcnn.pipeline.recipes import rcnn
 from rcnn.pipeline.run import Run
+from rcnn.stages.datasets.shapes import Shapes
 from rcnn.stages.nets.backbones import lengths_of
 from rcnn.stages.record import Record, RecordList
 from rcnn.stages.stage import Ref
@@ -155,7 +156,7 @@ def test_rates_of_an_earlier_run_are_remembered(toys: Any) -> None:
     made = planned(toys, toys.data(12), pipeline=toys.pipeline(classifier=toys.Nearest(bias=3.0)))
     rows = {(row.step, row.use): row for row in made.rows}
     assert rows["classifier", "fit"].seconds == pytest.approx(60)
-    assert rate(rows["classifier", "fit"]) == "30 s (6 before)"
+    assert rate(rows["classifier", "fit"]) == "30 s (6 before, other parameters)"
     assert rows["features", "train"].run == 6
     assert rows["features", "train"].seconds == pytest.approx(12)
     assert rows["truth_features", "train"].seconds != rows["features", "train"].seconds  # other boxes, another rate
@@ -340,3 +341,26 @@ def test_file_systems(tmp_path: Path) -> None:
     assert disk.is_shared("nfs4")
     assert not disk.is_shared("ext4")
     assert disk.existing(tmp_path / "not/there") == tmp_path
+
+
+def test_a_fit_of_other_parameters_counts_by_its_work(tmp_path: Path) -> None:
+    """Two steps of fine-tuning were run: seventy thousand take thirty-five thousand times as long."""
+
+    def made(steps: int) -> Run:
+        model = rcnn(backbone="shapenet", weights=None, finetune=True, proposals=30)
+        model.set_params(finetune__steps=steps, finetune__positives=2, finetune__negatives=2)
+        return Run(model, cache=tmp_path / "cache", jobs=1, device="cpu")
+
+    run = made(2)
+    run.fit(Shapes(3), (), steps=["finetune"])
+    took = rates.noted(run.store.shelf("finetune", run.pipeline.keys["finetune"]))["fit"].seconds
+    run.close()
+    (row,) = [row for row in plan(made(70_000), Shapes(3), sample=0).rows if (row.step, row.use) == ("finetune", "fit")]
+    assert row.seconds == pytest.approx(35_000 * took)
+    assert row.rate.other
+    tried = plan(made(70_000), Shapes(3), sample=2)
+    (row,) = [row for row in tried.rows if (row.step, row.use) == ("finetune", "fit")]
+    assert row.rate.now
+    assert 0 < row.seconds < 35_000 * took  # without what a fit costs at its beginning
+    assert "fit classifier" in tried.untimed
+    assert "at least" in str(plan_table(tried, "rcnn").rows[-1])
