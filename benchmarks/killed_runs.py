@@ -5,8 +5,9 @@
 Each run trains R-CNN with pre-training, fine-tuning, selective search in worker processes, features, SVMs and box
 regressors on drawn shapes, saves the RUN and detects in other images, in a cache folder of its own. Run i of N is
 killed, worker processes and all, at a random moment of the i-th of N slices of an undisturbed run's work (its imports,
-which have nothing to lose, are not counted); then the same is run again to its end. Prints, for each kill, what had been written last, and at the end how many of the runs gave the
-very bits of the undisturbed one. Aim: all. Exit status 1 if any did not.
+which have nothing to lose, are not counted); then the same is run again to its end. Prints, for each kill, what had
+been written last, and at the end how many of the runs gave the very bits of the undisturbed one. Aim: all. Exit status
+1 if any did not.
 """
 
 from __future__ import annotations
