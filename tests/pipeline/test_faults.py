@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -41,8 +42,15 @@ class Place:
         """The command in a process group of its own."""
         env = {**os.environ, "RCNN_CACHE": str(self.cache), "PACE": str(pace), "OMP_NUM_THREADS": "1"}
         pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        before = more.pop("preexec_fn", None)
+
+        def start() -> None:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell's job in the background has it ignored
+            if before:
+                before()
+
         return subprocess.Popen([*(words or self.words())], cwd=self.path, env=env, start_new_session=True,
-                                **pipes, **more)  # fmt: skip
+                                preexec_fn=start, **pipes, **more)  # fmt: skip  # noqa: PLW1509 -- no threads here
 
     def words(self, *more: str) -> list[str]:
         return [*TOY, "toy", str(self.out), *more]
@@ -50,7 +58,11 @@ class Place:
     def run(self, *words: str, **more: Any) -> tuple[int, str, str]:
         """The command to its end: exit status, stdout, stderr."""
         process = self.begin(*words, **more)
-        out, err = process.communicate(timeout=60)
+        try:
+            out, err = process.communicate(timeout=120)
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # what a failed test began is not left to run
         return process.returncode, out, err
 
     def halves(self) -> list[Path]:
