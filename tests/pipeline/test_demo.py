@@ -19,7 +19,7 @@ def test_the_page_holds_the_tables_that_are_printed(
     page = demo.demo(place, device="cpu", jobs=1, cache=tmp_path / "cache").read_text()
     printed = capsys.readouterr().out
     for title in ("average precision", "where objects were lost", "cost by step", f"cache in {tmp_path / 'cache'}"):
-        assert title in printed.replace("\n", "")
+        assert "".join(title.split()) in "".join(printed.split())  # a long one is broken over lines
         assert f"<h2>{title[0].upper()}{title[1:]}</h2>" in unescape(page)
     (total,) = (line for line in page.splitlines() if line.startswith("<tr><td>mean over classes</td>"))
     cells = total.removesuffix("</td></tr>").split("<td>")
