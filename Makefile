@@ -8,13 +8,13 @@ demo: $(VENV)/installed
 	$(BIN)/rcnn demo --out demo
 
 test: $(VENV)/installed-dev
-	$(BIN)/pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadfile $(ARGS)
 
 check: $(VENV)/installed-dev .types/rcnn
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	MYPYPATH=.types $(BIN)/mypy -p rcnn
-	$(BIN)/pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadfile $(ARGS)
 
 format: $(VENV)/installed-dev
 	$(BIN)/ruff check --fix .
