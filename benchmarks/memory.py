@@ -37,6 +37,7 @@ from rcnn.stages.stage import NoCheckpoint, Stage
 CLAIM = 3.0  # GB
 CHUNK = 250  # rows made in float32 at a time
 TRUTHS = 3
+SCENES = 5  # images that follow each other show different ones
 FITS: dict[str, Callable[[], Stage]] = {
     "svm-liblinear": lambda: LinearSVMs("pool5"),
     "svm-lbfgs": lambda: LinearSVMs("pool5", solver="lbfgs", loss="squared_hinge"),
@@ -80,7 +81,7 @@ class Generated(Records):
     def _features(self, index: int, stream: int, shown: Any, strength: Any) -> Any:
         rng = np.random.default_rng([stream, index])
         places = np.lib.stride_tricks.sliding_window_view(self.bank, self.length)
-        scene = places[np.random.default_rng([4, index]).integers(len(places))]  # F, the image's own
+        scene = places[np.random.default_rng([4, index % SCENES]).integers(len(places))]  # F
         scene = scene * np.float32(0.5) - np.float32(0.65)
         at = rng.integers(0, len(places), len(shown))  # R
         out = np.empty((len(shown), self.length), np.float16)

@@ -53,6 +53,21 @@ def _draw_boxes(axes: Any, record: Record, classes: Sequence[str], field: str) -
     axes.set_xlabel(f"the first {min(MANY, len(boxes))} of {len(boxes)}, best in yellow", fontsize=8)
 
 
+def _draw_regions(axes: Any, record: Record, classes: Sequence[str], field: str) -> None:
+    if field != "regions.labels":
+        _draw_matrix(axes, record, classes, field)
+        return
+    maps = host(record[field])  # S h w
+    across = int(np.ceil(len(maps) ** 0.5))
+    shades = np.random.default_rng(0).integers(40, 255, (int(maps.max()) + 1, 3), np.uint8)
+    sheet = np.zeros((-(-len(maps) // across) * across, *maps.shape[1:], 3), np.uint8)
+    sheet[: len(maps)] = shades[maps]
+    rows = [np.concatenate(list(row), 1) for row in sheet.reshape(-1, across, *sheet.shape[1:])]
+    axes.clear()
+    axes.imshow(np.concatenate(rows), interpolation="none")
+    axes.set_axis_off()
+
+
 def _draw_scores(axes: Any, record: Record, classes: Sequence[str], field: str) -> None:
     boxes, scores = host(record["boxes"]), host(record["scores"])
     for k in range(scores.shape[1] if len(scores) else 0):
@@ -86,6 +101,7 @@ def _draw_matrix(axes: Any, record: Record, classes: Sequence[str], field: str) 
 
 _DRAW: dict[str, Callable[[Any, Record, Sequence[str], str], None]] = {
     "boxes": _draw_boxes,
+    "regions": _draw_regions,
     "scores": _draw_scores,
     "deltas": _draw_deltas,
     "det_boxes": _draw_detected,

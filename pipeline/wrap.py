@@ -92,6 +92,8 @@ class Timed:
     def _results(self, views: list[Record]) -> Iterator[tuple[Fields, float]]:
         parts = [views[i : i + self.stage.chunk] for i in range(0, len(views), self.stage.chunk)]
         jobs = self.jobs if self.stage.parallel else 1
+        if parts:
+            self.stage.prepare()  # here, not in each worker at once, and on no image's clock
         return chain.from_iterable(side_by_side(partial(measured, self.stage), parts, jobs))
 
     def _check(self, record: Record, fields: Fields) -> None:

@@ -103,6 +103,9 @@ class Stage:
         """New fields for each record. A stage that only gives a state (pre-training) gives no fields."""
         raise NotImplementedError(f"{type(self).__name__} gives a state, not fields")
 
+    def prepare(self) -> None:
+        """What is slow before a first call and serves every process (compiling, say); it may be called again."""
+
     def fit(self, records: Records, checkpoint: Checkpoint) -> None:
         """Learn from records, in canonical order, each holding `needs` and `learns`."""
         raise NotImplementedError(f"{type(self).__name__} learns nothing")

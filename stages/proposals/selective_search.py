@@ -1,9 +1,9 @@
-"""Selective search (Uijlings, van de Sande, Gevers, Smeulders, IJCV 2013), grouped by OpenCV contrib."""
+"""Selective search (Uijlings, van de Sande, Gevers, Smeulders, IJCV 2013), by our own kernels or by OpenCV contrib."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -11,122 +11,107 @@ from ...errors import UserError
 from ..boxes import clip
 from ..record import Record
 from ..stage import Stage
+from .selective.colours import COLOURS
 
-# Colour spaces, similarities (Colour, Texture, Size, Fill, summed) and k of the initial segmentation: the
-# paper, table 7. R-CNN's authors ran "fast". OpenCV's own presets have other k (150, 300, 450 for "fast").
-MODES: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[int, ...]]] = {
-    "single": (("HSV",), ("CTSF",), (100,)),
-    "fast": (("HSV", "Lab"), ("CTSF", "TSF"), (50, 100)),
-    "quality": (("HSV", "Lab", "rgI", "H", "I"), ("CTSF", "TSF", "F", "S"), (50, 100, 150, 300)),
+
+class Mode(NamedTuple):
+    """What is searched: every colour space with every k and every sum of similarities."""
+
+    colours: tuple[str, ...]
+    similarities: tuple[str, ...]  # letters: Colour, Texture, Size, Fill
+    ks: tuple[float, ...]  # scale of the initial segmentation, and the pixels of its smallest segment
+
+
+# The paper's table 7; R-CNN's authors ran "fast". OpenCV's own presets have k = 150, 300, 450 in "fast".
+PAPER = {
+    "single": Mode(("HSV",), ("CTSF",), (100,)),
+    "fast": Mode(("HSV", "Lab"), ("CTSF", "TSF"), (50, 100)),
+    "quality": Mode(("HSV", "Lab", "rgI", "H", "I"), ("CTSF", "TSF", "F", "S"), (50, 100, 150, 300)),
 }
-WIDEST = 10_000  # pixels; the search takes hours and gigabytes long before
-SIGMA = 0.8  # smoothing before the segmentation, in R-CNN's and the paper's code
-MEASURES = {"C": "Color", "T": "Texture", "S": "Size", "F": "Fill"}
-
-
-def selective_search(
-    image: Any, rng: np.random.Generator, *, mode: str, width: int | None, min_side: float, top: int | None
-) -> tuple[Any, Any]:
-    """Boxes (R 4, pixels of `image`) in falling rank and their objectness (R, 1 - rank / R).
-
-    image: H W 3 uint8 RGB. rng: draws the ranks. mode, width, min_side, top: as in `SelectiveSearch`.
-    """
-    height, full_width = image.shape[:2]
-    small = resize(image, width)
-    rects = group(small, mode)  # R 4, (x0, y0, w, h)
-    rects = rects[rects[:, 2:].min(1) >= min_side]
-    rects = rects[random_rank(rects, rng)[:top]]
-    back = np.tile([full_width / small.shape[1], height / small.shape[0]], 2)
-    corners = np.concatenate([rects[:, :2], rects[:, :2] + rects[:, 2:]], 1)  # R 4
-    boxes = clip((corners * back).astype(np.float32), (height, full_width))
-    return boxes, (1 - np.arange(len(boxes)) / max(len(boxes), 1)).astype(np.float32)
+# Chosen on 40 training images each of PennFudan and COCO (docs/results.md): a third k in place of many small regions,
+# and RGB for the hue alone, which is noise where an image is dark.
+OURS = {
+    "single": PAPER["single"],
+    "fast": Mode(("HSV", "Lab"), ("CTSF", "TSF"), (60, 120, 240)),
+    "quality": Mode(("HSV", "Lab", "rgI", "RGB", "I"), ("CTSF", "TSF", "F", "S"), (75, 150, 300)),
+}
+ENGINES = {"native": OURS, "opencv": PAPER}
+WIDEST = 10_000  # pixels; OpenCV's search takes hours and gigabytes long before
 
 
 def resize(image: Any, width: int | None) -> Any:
     """The image at a width in pixels, its shape kept; as it is if `width` is None."""
     if width is None:
         return image
-    cv2, _ = _opencv()
+    import cv2
+
     height, full_width = image.shape[:2]
     scale = width / max(full_width, height / 4)  # an image taller than four widths would grow without bound
     size = max(round(full_width * scale), 1), max(round(height * scale), 1)
     return cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
 
 
-def group(image: Any, mode: str) -> Any:
-    """All distinct boxes (R 4, int x0, y0, w, h) of a mode's hierarchies, in no meaningful order.
-
-    OpenCV orders them by level * rand(). That rand() is the C library's: one state for the whole process,
-    which cv2.setRNGSeed does not reach and which other threads advance; and it puts the smallest regions
-    first, where the paper puts them last. The set of boxes depends on the image alone, so the set is what
-    is taken: np.unique sorts it.
-    """
-    _, segmentation = _opencv()
-    colours, similarities, ks = MODES[mode]
-    search = segmentation.createSelectiveSearchSegmentation()
-    bgr = np.ascontiguousarray(image[..., ::-1])
-    search.setBaseImage(bgr)
-    for colour in colours:
-        search.addImage(_in_colour(bgr, colour))
-    for k in ks:  # the smallest segment has k pixels, in the paper's code too
-        search.addGraphSegmentation(segmentation.createGraphSegmentation(SIGMA, k, k))
-    measures = {
-        letter: getattr(segmentation, f"createSelectiveSearchSegmentationStrategy{name}")()
-        for letter, name in MEASURES.items()
-    }
-    for letters in similarities:
-        summed = (measures[letter] for letter in letters)
-        search.addStrategy(segmentation.createSelectiveSearchSegmentationStrategyMultiple(*summed))
-    return np.unique(np.asarray(search.process()).reshape(-1, 4), axis=0)
-
-
-def random_rank(rects: Any, rng: np.random.Generator) -> Any:
-    """An order (R) of boxes in which large ones tend to come first (section 5.1: sort by RND * i).
-
-    The paper's i is a box's place in its hierarchy, 1 at the root. A region is never smaller than the ones
-    it was merged from, so the place by falling area respects every hierarchy at once. Best overlap at 500
-    boxes, mean of 55 people in 20 images of PennFudan: 0.67 so, 0.48 in OpenCV's order.
-    """
-    place = np.empty(len(rects))
-    place[np.argsort(-rects[:, 2] * rects[:, 3], kind="stable")] = np.arange(1, len(rects) + 1)
-    return np.argsort(rng.random(len(rects)) * place, kind="stable")
-
-
 class SelectiveSearch(Stage):
     """Region proposals by selective search, as R-CNN used it (section 2.1, and its authors' code).
 
-    mode: "single", "fast" (R-CNN's) or "quality", of rising count and cost.
+    mode: "single", "fast" (R-CNN's) or "quality", of rising count and cost: the paper's colour spaces and similarities.
+    engine: "native", compiled by numba, or "opencv" (its contrib modules; 30 to 50 times slower).
     width: the image is searched at this width in pixels (500, R-CNN's code); None = as it is.
     min_side: boxes with a side under this many pixels, at the search width, are dropped (20, R-CNN's code).
     top: how many of the best ranked are kept; None = all.
+    colours, similarities, ks: in place of the mode's. Colour spaces: keys of `selective.colours.COLOURS`. Similarities:
+        strings of the letters C, T, S, F, each the sum of what its letters stand for. ks: scales of the initial
+        segmentation.
+    regions: also give the regions themselves, as `selective.regions` reads them ("native" alone).
     random_state: seeds the ranks, together with the image id.
+    threads: for the colour spaces of one image ("native" alone); changes only speed.
 
-    Reads `image`; writes `boxes` and `objectness` (falling with the rank, in (0, 1]). The result follows
-    from the image, its id and the parameters: not from earlier calls, nor from threads.
-    UserError if OpenCV contrib is not installed.
+    Reads `image`; writes `boxes` and `objectness` (falling with the rank, in (0, 1]), with `regions` also
+    `regions.labels`, `regions.merges` and `regions.nodes`. The result follows from the image, its id and the
+    parameters: not from earlier calls, nor from threads.
+    UserError if OpenCV's contrib modules, or numba, are needed and not installed.
     """
 
     needs = ("image",)
-    gives = ("boxes", "objectness")
-    parallel = True  # seconds an image
+    version = 2
+    speed = ("threads",)
+    parallel = True  # tenths of a second an image, or seconds
 
     def __init__(
         self,
         mode: str = "fast",
+        engine: str = "native",
         width: int | None = 500,
         min_side: float = 20,
         top: int | None = 2000,
+        colours: Sequence[str] | None = None,
+        similarities: Sequence[str] | None = None,
+        ks: Sequence[float] | None = None,
+        regions: bool = False,
         random_state: int = 0,
+        threads: int = 1,
     ):
         self.mode = mode
+        self.engine = engine
         self.width = width
         self.min_side = min_side
         self.top = top
+        self.colours = colours
+        self.similarities = similarities
+        self.ks = ks
+        self.regions = regions
         self.random_state = random_state
+        self.threads = threads
+
+    @property
+    def gives(self) -> tuple[str, ...]:  # type: ignore[override]
+        more = ("regions.labels", "regions.merges", "regions.nodes") if self.regions else ()
+        return ("boxes", "objectness", *more)
 
     def validate(self) -> None:
-        if self.mode not in MODES:
-            raise ValueError(f"mode is {self.mode!r}, not one of {', '.join(MODES)}")
+        for name, known in (("engine", ENGINES), ("mode", PAPER)):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} is {getattr(self, name)!r}, not one of {', '.join(known)}")
         for name in ("width", "top"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -137,36 +122,78 @@ class SelectiveSearch(Stage):
             raise ValueError(f"min_side is {self.min_side}, not 0 or more")
         if self.random_state < 0:
             raise ValueError(f"random_state is {self.random_state}, not 0 or more")
+        if self.threads < 1:
+            raise ValueError(f"threads is {self.threads}, not 1 or more")
+        if self.regions and self.engine != "native":
+            raise ValueError("regions is true, but OpenCV gives boxes alone: engine must be native")
+        check_search(self.search())
+
+    def search(self) -> Mode:
+        """What is searched: the mode's lists, or those given in their place."""
+        usual = ENGINES[self.engine][self.mode]
+        given = (self.colours, self.similarities, self.ks)
+        lists: list[Any] = [old if new is None else tuple(new) for old, new in zip(usual, given)]
+        return Mode(*lists)
+
+    def prepare(self) -> None:
+        if self.engine == "native":
+            _native()
 
     def __call__(self, records: Sequence[Record]) -> list[dict[str, Any]]:
         return [self._propose(record) for record in records]
 
     def _propose(self, record: Record) -> dict[str, Any]:
+        from .selective.ranks import ranked, values, values_by_area
+
         rng = np.random.default_rng([self.random_state, *record.id.encode("utf-8", "surrogateescape")])
-        params = self.get_params()
-        del params["random_state"]
-        return dict(zip(self.gives, selective_search(record["image"], rng, **params)))
+        image = record["image"]
+        small = resize(image, self.width)
+        if self.engine == "native":
+            found = _native().hierarchies(small, *self.search(), threads=self.threads)
+            boxes = np.concatenate([hierarchy.tree.box for hierarchy in found])
+            value = values([len(hierarchy.tree.size) for hierarchy in found], rng)
+        else:
+            from .selective.opencv import opencv_boxes
+
+            boxes = opencv_boxes(small, *self.search())
+            value = values_by_area(boxes, rng)
+        large = np.flatnonzero((boxes[:, 2:] - boxes[:, :2]).min(1) >= self.min_side)
+        kept = large[ranked(boxes[large], value[large])[: self.top]]
+        back = np.tile([image.shape[1] / small.shape[1], image.shape[0] / small.shape[0]], 2)
+        fields = {
+            "boxes": clip((boxes[kept] * back).astype(np.float32), image.shape[:2]),
+            "objectness": (1 - np.arange(len(kept)) / max(len(kept), 1)).astype(np.float32),
+        }
+        if self.regions:
+            from .selective.regions import as_fields
+
+            fields.update(as_fields(found, kept))
+        return fields
 
 
-def _in_colour(bgr: Any, colour: str) -> Any:
-    """A uint8 image (H W 3 or H W) in one of the paper's colour spaces (section 3.2)."""
-    cv2, _ = _opencv()
-    if colour == "rgI":
-        share = 255 * bgr / np.maximum(bgr.sum(-1, keepdims=True), 1)
-        return np.dstack([share[..., 2], share[..., 1], _in_colour(bgr, "I")]).astype(np.uint8)
-    if colour == "H":
-        return np.ascontiguousarray(_in_colour(bgr, "HSV")[..., 0])
-    codes = {"HSV": cv2.COLOR_BGR2HSV, "Lab": cv2.COLOR_BGR2Lab, "I": cv2.COLOR_BGR2GRAY}
-    return cv2.cvtColor(bgr, codes[colour])
+def check_search(search: Mode) -> None:
+    """ValueError, naming the parameter, if a list is empty or holds what is none."""
+    for name, values in zip(Mode._fields, search):
+        if not values or len(set(values)) < len(values):
+            raise ValueError(f"{name} is {list(values)}: it must hold something, and nothing twice")
+    for colour in search.colours:
+        if colour not in COLOURS:
+            raise ValueError(f"colours holds {colour!r}, not one of {', '.join(COLOURS)}")
+    for letters in search.similarities:
+        if not letters or set(letters) - set("CTSF") or len(set(letters)) < len(letters):
+            raise ValueError(f"similarities holds {letters!r}, not letters of CTSF, each once")
+    for k in search.ks:
+        if not k > 0:
+            raise ValueError(f"ks holds {k}, not above 0")
 
 
-def _opencv() -> tuple[Any, Any]:
-    """cv2 and its ximgproc.segmentation. UserError where contrib is missing."""
+def _native() -> Any:
+    """The module with our kernels, compiled. UserError where numba is missing."""
     try:
-        import cv2
-
-        return cv2, cv2.ximgproc.segmentation
-    except (ImportError, AttributeError):
-        raise UserError(
-            "selective search needs OpenCV's contrib modules: pip install opencv-contrib-python-headless"
-        ) from None
+        from .selective import search
+    except ModuleNotFoundError as error:
+        if error.name not in ("numba", "llvmlite"):
+            raise
+        raise UserError("selective search needs numba: pip install numba (or take engine=opencv)") from None
+    search.ready()
+    return search

@@ -13,10 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 from rcnn.errors import UserError
-from rcnn.stages.proposals.selective_search import MODES, SelectiveSearch, group, random_rank, resize
+from rcnn.stages.proposals.selective_search import ENGINES, OURS, PAPER, SelectiveSearch, resize
 from rcnn.stages.record import Record
 
 cv2 = pytest.importorskip("cv2")
+MODES = ("single", "fast", "quality")
+BOTH = pytest.mark.parametrize("engine", ENGINES)
 
 
 def picture(seed: int = 0, height: int = 90, width: int = 120) -> Any:
@@ -41,14 +43,15 @@ def same(a: dict[str, Any], b: dict[str, Any]) -> bool:
     return all(np.array_equal(a[name], b[name]) for name in ("boxes", "objectness"))
 
 
+@BOTH
 @pytest.mark.parametrize("mode", MODES)
-def test_fields_fit_the_record(mode: str) -> None:
+def test_fields_fit_the_record(mode: str, engine: str) -> None:
     image = picture()
     record = Record("a", {"image": image})
-    fields = propose(image, mode=mode)
+    fields = propose(image, mode=mode, engine=engine)
     record.add(fields)
     boxes, objectness = fields["boxes"], fields["objectness"]
-    assert len(boxes) > 20
+    assert len(boxes) > 15
     assert (boxes[:, 2:] - boxes[:, :2]).min() >= 5
     assert boxes.min() >= 0
     assert (boxes[:, 2:] <= [120, 90]).all()
@@ -58,25 +61,41 @@ def test_fields_fit_the_record(mode: str) -> None:
     assert (np.diff(objectness) < 0).all()
 
 
-def test_modes_grow() -> None:
-    counts = [len(group(picture(), mode)) for mode in MODES]
+@BOTH
+def test_modes_grow(engine: str) -> None:
+    counts = [len(propose(picture(), mode=mode, engine=engine, top=None)["boxes"]) for mode in MODES]
     assert counts[0] < counts[1] < counts[2]
 
 
-def test_finds_a_plain_square() -> None:
+@BOTH
+def test_lists_of_ones_own_take_the_place_of_the_modes(engine: str) -> None:
+    own = {"engine": engine, "top": None}
+    single = propose(picture(), mode="single", **own)
+    lists = dict(zip(("colours", "similarities", "ks"), map(list, PAPER["single"])))
+    assert same(single, propose(picture(), mode="quality", **lists, **own))
+    assert not same(single, propose(picture(), mode="single", colours=["RGB"], **own))
+
+
+def test_the_single_mode_is_the_same_for_both_engines() -> None:
+    assert OURS["single"] == PAPER["single"]
+
+
+@BOTH
+def test_finds_a_plain_square(engine: str) -> None:
     image = np.full((80, 100, 3), 40, np.uint8)
     image[20:60, 30:70] = (220, 30, 30)
-    boxes = propose(image, width=None)["boxes"]
+    boxes = propose(image, width=None, engine=engine)["boxes"]
     assert np.abs(boxes - [30, 20, 70, 60]).max(1).min() <= 1  # smoothing may cost the outermost pixel
 
 
 def test_red_and_blue_are_not_swapped(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[Any] = []
+    """Images are RGB, and every conversion says so."""
+    codes: list[int] = []
     convert = cv2.cvtColor
-    monkeypatch.setattr(cv2, "cvtColor", lambda image, code: (seen.append(image), convert(image, code))[1])
-    propose(np.full((30, 30, 3), (255, 0, 7), np.uint8))
-    assert seen
-    assert all(image[0, 0].tolist() == [7, 0, 255] for image in seen)  # BGR is what cv2 is told it is
+    monkeypatch.setattr(cv2, "cvtColor", lambda image, code: (codes.append(code), convert(image, code))[1])
+    for engine in ENGINES:
+        propose(np.full((30, 30, 3), (255, 0, 7), np.uint8), engine=engine)
+    assert set(codes) == {cv2.COLOR_RGB2HSV_FULL, cv2.COLOR_RGB2Lab}
 
 
 def test_boxes_are_scaled_back_to_the_image() -> None:
@@ -102,16 +121,17 @@ def test_min_side_drops_at_the_search_width() -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no CDLL(None)")
 def test_earlier_calls_change_nothing() -> None:
-    first = propose(picture())
-    propose(picture(5), mode="quality")
-    cv2.setRNGSeed(1234)
-    ctypes.CDLL(None).srand(77)  # what OpenCV ranks with
-    assert same(first, propose(picture()))
+    for engine in ENGINES:
+        first = propose(picture(), engine=engine)
+        propose(picture(5), mode="quality", engine=engine)
+        cv2.setRNGSeed(1234)
+        ctypes.CDLL(None).srand(77)  # what OpenCV ranks with
+        assert same(first, propose(picture(), engine=engine))
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no CDLL(None)")
 def test_opencvs_own_order_does_depend_on_earlier_calls() -> None:
-    """Why the order is not taken from OpenCV. If this fails, OpenCV has changed: simplify `group`."""
+    """Why the order is not taken from OpenCV. If this fails, OpenCV has changed: simplify `opencv_boxes`."""
 
     def order(seed: int) -> Any:
         ctypes.CDLL(None).srand(seed)
@@ -133,11 +153,13 @@ def test_random_state_and_image_id_change_the_rank_alone() -> None:
         np.testing.assert_array_equal(np.unique(base, axis=0), np.unique(other["boxes"], axis=0))
 
 
-def test_threads_change_nothing() -> None:
+@BOTH
+@pytest.mark.parametrize("threads", [1, 2])
+def test_threads_change_nothing(engine: str, threads: int) -> None:
     images = [picture(seed) for seed in range(4)]
-    alone = [propose(image) for image in images]
+    alone = [propose(image, engine=engine) for image in images]
     with ThreadPoolExecutor(2) as pool:
-        beside = list(pool.map(propose, images))
+        beside = list(pool.map(lambda image: propose(image, engine=engine, threads=threads), images))
     assert all(same(a, b) for a, b in zip(alone, beside))
 
 
@@ -147,11 +169,11 @@ def test_opencvs_own_threads_change_nothing_and_are_left_alone() -> None:
         found = []
         for threads in (1, 2):
             cv2.setNumThreads(threads)
-            found.append(propose(picture()))
+            found.append([propose(picture(), engine=engine) for engine in ENGINES])
             assert cv2.getNumThreads() == threads
     finally:
         cv2.setNumThreads(before)
-    assert same(*found)
+    assert all(same(a, b) for a, b in zip(*found))
 
 
 def in_process(seed: int) -> dict[str, Any]:
@@ -166,14 +188,15 @@ def test_processes_change_nothing() -> None:
     assert all(same(a, b) for a, b in zip(alone, beside))
 
 
+@BOTH
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("width", [None, 60])
 @pytest.mark.parametrize("shape", [(1, 1), (1, 40), (40, 1), (2, 2), (30, 40), (700, 1)])
 @pytest.mark.parametrize("flat", [True, False])
-def test_odd_images(mode: str, width: int | None, shape: tuple[int, int], flat: bool) -> None:
+def test_odd_images(engine: str, mode: str, width: int | None, shape: tuple[int, int], flat: bool) -> None:
     image = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
     image = np.full_like(image, 77) if flat else image
-    fields = propose(image, mode=mode, width=width, min_side=20)
+    fields = propose(image, engine=engine, mode=mode, width=width, min_side=20)
     Record("a", {"image": image}).add(fields)
     boxes = fields["boxes"]
     assert (boxes[:, 2:] > boxes[:, :2]).all()
@@ -188,33 +211,51 @@ def test_a_tall_strip_stays_small() -> None:
     assert resize(np.zeros((300, 100, 3), np.uint8), 500).shape == (1500, 500, 3)
 
 
-def test_random_rank_prefers_large_boxes() -> None:
-    """With place i uniform in (0, i], the larger of two boxes is first with probability 3/4."""
-    rects = np.array([[0, 0, 10, 10], [0, 0, 20, 20]])
-    rng = np.random.default_rng(0)
-    larger_first = np.mean([random_rank(rects, rng)[0] == 1 for _ in range(4000)])
-    assert abs(larger_first - 0.75) < 0.03
-    assert len(random_rank(np.zeros((0, 4)), rng)) == 0
-
-
 def test_missing_contrib_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(cv2, "ximgproc")
     with pytest.raises(UserError, match="pip install opencv-contrib-python-headless"):
-        propose(picture())
-    monkeypatch.setitem(sys.modules, "cv2", None)
-    with pytest.raises(UserError, match="pip install opencv-contrib-python-headless"):
-        propose(picture())
+        propose(picture(), engine="opencv")
+    assert len(propose(picture())["boxes"])  # our own does not need it
 
 
-@pytest.mark.parametrize("params", [{"mode": "slow"}, {"width": 0}, {"top": 0}, {"min_side": -1}, {"random_state": -1}])
+def test_missing_numba_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in [name for name in sys.modules if name.startswith("rcnn.stages.proposals.selective.")]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.delattr("rcnn.stages.proposals.selective.search", raising=False)
+    monkeypatch.setitem(sys.modules, "numba", None)
+    with pytest.raises(UserError, match="pip install numba"):
+        propose(picture())
+    assert len(propose(picture(), engine="opencv")["boxes"])
+
+
+WRONG: list[dict[str, Any]] = [
+    {"mode": "slow"},
+    {"engine": "matlab"},
+    {"width": 0},
+    {"top": 0},
+    {"min_side": -1},
+    {"random_state": -1},
+    {"threads": 0},
+    {"colours": []},
+    {"colours": ["HSV", "CMYK"]},
+    {"colours": ["HSV", "HSV"]},
+    {"similarities": ["CTX"]},
+    {"similarities": [""]},
+    {"similarities": ["CC"]},
+    {"ks": [100, 0]},
+]
+
+
+@pytest.mark.parametrize("params", WRONG)
 def test_wrong_parameters_are_named(params: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(params))):
         SelectiveSearch(**params).validate()
     SelectiveSearch().validate()
 
 
+@BOTH
 @pytest.mark.realdata
-def test_best_overlap_on_pennfudan(data_root: Path) -> None:
+def test_best_overlap_on_pennfudan(data_root: Path, engine: str) -> None:
     from PIL import Image
     from rcnn.pipeline.measure import Truth, proposal_recall
 
@@ -228,7 +269,7 @@ def test_best_overlap_on_pennfudan(data_root: Path) -> None:
         truth = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], 1)
         n = len(truth)
         truths[name] = Truth(truth, np.ones(n, np.int64), np.zeros(n, bool), np.ones(n, np.float32))
-        boxes[name] = SelectiveSearch()([Record(name, {"image": image})])[0]["boxes"]
+        boxes[name] = SelectiveSearch(engine=engine)([Record(name, {"image": image})])[0]["boxes"]
         assert 500 < len(boxes[name]) <= 2000
     table = proposal_recall(boxes, truths, tops=(500, 2000))
     assert table["abo"][2000] > 0.6

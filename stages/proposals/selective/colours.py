@@ -1,0 +1,60 @@
+"""Colour spaces of selective search (Uijlings et al., IJCV 2013, section 3.1 and table 2)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+
+def _same(rgb: Any) -> Any:
+    return rgb
+
+
+def _intensity(rgb: Any) -> Any:
+    return _convert(rgb, "COLOR_RGB2GRAY")
+
+
+def _lab(rgb: Any) -> Any:
+    return _convert(rgb, "COLOR_RGB2Lab")
+
+
+def _hsv(rgb: Any) -> Any:
+    return _convert(rgb, "COLOR_RGB2HSV_FULL")  # hue over the whole of 0..255, as the other channels
+
+
+def _hue(rgb: Any) -> Any:
+    return np.ascontiguousarray(_hsv(rgb)[..., 0])
+
+
+def _shares(rgb: Any) -> Any:
+    total = np.maximum(rgb.sum(-1, dtype=np.uint16, keepdims=True), 1)
+    return (255 * rgb.astype(np.uint16) // total).astype(np.uint8)
+
+
+def _shares_and_intensity(rgb: Any) -> Any:
+    return np.dstack([_shares(rgb)[..., :2], _intensity(rgb)])
+
+
+# named as in the paper: rgb is RGB over its sum, rgI has two channels of that and the intensity, H is the hue of HSV
+COLOURS: dict[str, Callable[[Any], Any]] = {
+    "RGB": _same,
+    "I": _intensity,
+    "Lab": _lab,
+    "rgI": _shares_and_intensity,
+    "HSV": _hsv,
+    "rgb": _shares,
+    "H": _hue,
+}
+
+
+def in_colour(rgb: Any, colour: str) -> Any:
+    """An image (H W 3 uint8) in a colour space, a key of `COLOURS`: H W 3 or H W, uint8, each channel within 0..255."""
+    return COLOURS[colour](np.ascontiguousarray(rgb))
+
+
+def _convert(rgb: Any, code: str) -> Any:
+    import cv2
+
+    return cv2.cvtColor(rgb, getattr(cv2, code))

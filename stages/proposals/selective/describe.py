@@ -1,0 +1,119 @@
+"""What regions are compared by: size, box, colour and texture histograms (Uijlings et al., IJCV 2013, section 3.2)."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .compiled import kernel
+
+COLOUR_BINS = 25  # a channel: the paper
+TEXTURE_BINS = 10  # a channel and orientation: the paper
+AXES = 4  # each holds two opposite orientations
+STEP = 5.0  # grey levels of derivative to a texture bin
+TEXTURES = AXES * 2 * TEXTURE_BINS  # bins of a channel
+EVERY = 2  # of the rows are counted
+
+
+class Regions(NamedTuple):
+    """n regions of an image. Histograms are counts, so that those of two regions add up to those of both."""
+
+    size: Any  # n int32, pixels
+    box: Any  # n 4 int32, x0 y0 x1 y1, half-open
+    counts: Any  # n F int32, pixels by colour (C*25 bins), then by texture (C*80)
+
+
+def describe(planes: Any, labels: Any, count: int) -> Regions:
+    """The regions of labels (H W int32, 0..count - 1) over the smoothed channels (C H W uint8) of an image."""
+    size = np.zeros(count, np.int32)
+    box = np.zeros((count, 4), np.int32)
+    measure(labels, size, box)
+    counts = np.zeros((count, len(planes) * (COLOUR_BINS + TEXTURES)), np.int32)
+    count_bins(planes, labels, np.float32(STEP), counts)
+    return Regions(size, box, counts)
+
+
+def united(regions: Regions, of: Any, count: int) -> Regions:
+    """`count` regions, each made of those whose `of` (uint32) names it."""
+    out = Regions(*(np.zeros((count, *field.shape[1:]), np.int32) for field in regions))
+    unite(of, *regions, *out)
+    return out
+
+
+@kernel
+def measure(labels, size, box):  # type: ignore[no-untyped-def]
+    """Add up sizes and boxes, run by run."""
+    height, width = labels.shape
+    box[:, 0], box[:, 1] = width, height
+    for y in range(height):
+        x = 0
+        while x < width:
+            label, first = labels[y, x], x
+            while x < width and labels[y, x] == label:
+                x += 1
+            size[label] += x - first
+            box[label, 0] = min(box[label, 0], first)
+            box[label, 1] = min(box[label, 1], y)
+            box[label, 2] = max(box[label, 2], x)
+            box[label, 3] = y + 1
+
+
+@kernel
+def count_bins(planes, labels, step, counts):  # type: ignore[no-untyped-def]
+    """Count colours and the derivatives in eight directions; the diagonal ones are steered from dx and dy."""
+    channels, height, width = planes.shape
+    each = 1 + AXES
+    bins = np.empty((channels * each, width), np.uint32)
+    flat = counts.reshape(-1)
+    for y in range(0, height, EVERY):
+        for c in range(channels):
+            row, above, below = planes[c, y], planes[c, max(y - 1, 0)], planes[c, min(y + 1, height - 1)]
+            first = channels * COLOUR_BINS + c * TEXTURES
+            _bins(row, above, below, np.float32(1) / step, c * COLOUR_BINS, first, bins[c * each : (c + 1) * each])
+        for x in range(width):
+            row_of = labels[y, x] * np.uint64(counts.shape[1])
+            for i in range(len(bins)):
+                flat[row_of + bins[i, x]] += 1
+    for region in range(len(counts)):  # of an axis's two directions a pixel has one at most: the rest are in bin 0
+        pixels = np.int32(0)
+        for shade in range(COLOUR_BINS):
+            pixels += counts[region, shade]
+        for first in range(channels * COLOUR_BINS, counts.shape[1], TEXTURE_BINS):
+            counts[region, first] = pixels
+            for bin in range(first + 1, first + TEXTURE_BINS):
+                counts[region, first] -= counts[region, bin]
+
+
+@kernel
+def _bins(row, above, below, per_step, shade, first, out):  # type: ignore[no-untyped-def]
+    """Of each pixel of a row of one channel the bin of its colour, then that of each axis."""
+    width = len(row)
+    diagonal = np.float32(0.5**0.5)
+    for x in range(width):
+        out[0, x] = np.uint32(shade + (np.int32(row[x]) * COLOUR_BINS >> 8))
+        dx = (np.float32(row[min(x + 1, width - 1)]) - np.float32(row[max(x - 1, 0)])) * per_step
+        dy = (np.float32(below[x]) - np.float32(above[x])) * per_step
+        out[1, x] = np.uint32(first + _place(dx))
+        out[2, x] = np.uint32(first + 2 * TEXTURE_BINS + _place(dy))
+        out[3, x] = np.uint32(first + 4 * TEXTURE_BINS + _place((dx + dy) * diagonal))
+        out[4, x] = np.uint32(first + 6 * TEXTURE_BINS + _place((dx - dy) * diagonal))
+
+
+@kernel
+def _place(steps):  # type: ignore[no-untyped-def]
+    bin = min(np.int32(abs(steps)), np.int32(TEXTURE_BINS - 1))
+    return bin if steps > 0 else np.int32(bin + TEXTURE_BINS)
+
+
+@kernel
+def unite(of, size, box, counts, sizes, boxes, all_counts):  # type: ignore[no-untyped-def]
+    boxes[:, :2] = np.iinfo(np.int32).max
+    for i in range(len(of)):
+        whole = of[i]
+        sizes[whole] += size[i]
+        for side in range(2):
+            boxes[whole, side] = min(boxes[whole, side], box[i, side])
+            boxes[whole, side + 2] = max(boxes[whole, side + 2], box[i, side + 2])
+        for f in range(counts.shape[1]):
+            all_counts[whole, f] += counts[i, f]

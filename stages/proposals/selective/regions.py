@@ -1,0 +1,47 @@
+"""The regions behind the boxes: label maps, the trees over them, and the pixels of one proposal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from .search import Hierarchy
+
+FIELDS = ("regions.labels", "regions.merges", "regions.nodes")
+
+
+def as_fields(found: Sequence[Hierarchy], kept: Any) -> dict[str, Any]:
+    """Label maps, trees and, for each proposal, which node of which tree it is.
+
+    kept: R, the place of each proposal in the row of all trees' nodes, one tree after the other.
+    """
+    maps: list[Any] = []
+    map_of = []  # of each tree
+    for i, hierarchy in enumerate(found):
+        if not i or hierarchy.segments is not found[i - 1].segments:
+            maps.append(hierarchy.labels)
+        map_of.append(len(maps) - 1)
+    merges = [np.insert(h.tree.merges.astype(np.int32), 0, i, 1) for i, h in enumerate(found)]  # n - 1 3
+    starts = np.cumsum([0, *(len(h.tree.size) for h in found)])
+    tree = np.searchsorted(starts, kept, "right") - 1
+    nodes = np.stack([np.array(map_of)[tree], tree, kept - starts[tree]], 1)  # R 3
+    return dict(zip(FIELDS, (np.stack(maps), np.concatenate(merges), nodes.astype(np.int32))))
+
+
+def mask(fields: Mapping[str, Any], proposal: int) -> Any:
+    """The pixels (h w bool, at the width that was searched) of a proposal's region.
+
+    fields: with those of `as_fields`. IndexError if there is no such proposal.
+    """
+    labels, merges, nodes = (fields[name] for name in FIELDS)
+    which, tree, node = (int(n) for n in nodes[proposal])
+    own = merges[merges[:, 0] == tree, 1:]  # n - 1 2
+    segments = len(own) + 1
+    inside = np.zeros(2 * segments - 1, bool)
+    inside[node] = True
+    for i in range(node - segments, -1, -1):  # a node is above its children
+        if inside[segments + i]:
+            inside[own[i]] = True
+    return inside[:segments][labels[which]]

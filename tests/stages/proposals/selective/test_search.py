@@ -1,0 +1,136 @@
+"""All hierarchies of an image: leaves are segments, threads and memory layout change nothing; odd images."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from rcnn.stages.proposals.selective import search
+from rcnn.stages.proposals.selective.colours import COLOURS, in_colour
+from rcnn.stages.proposals.selective.search import hierarchies
+
+LISTS = (("HSV", "Lab", "I"), ("CTSF", "S"), (20, 60))
+
+
+def picture(height: int = 60, width: int = 80, seed: int = 0) -> Any:
+    rng = np.random.default_rng(seed)
+    patches = np.kron(rng.integers(0, 230, (4, 4, 3)), np.ones((-(-height // 4), -(-width // 4), 1)))
+    return np.clip(patches[:height, :width] + rng.normal(0, 5, (height, width, 3)), 0, 255).astype(np.uint8)
+
+
+def same(one: list[Any], other: list[Any]) -> bool:
+    fields = ("merges", "box", "size")
+    trees = all(np.array_equal(getattr(a.tree, f), getattr(b.tree, f)) for a, b in zip(one, other) for f in fields)
+    return len(one) == len(other) and trees and all(np.array_equal(a.labels, b.labels) for a, b in zip(one, other))
+
+
+@given(hnp.arrays(np.uint8, st.tuples(st.integers(1, 14), st.integers(1, 14), st.just(3))))
+@settings(max_examples=40, deadline=None)
+def test_properties(image: Any) -> None:
+    height, width = image.shape[:2]
+    found = hierarchies(image, ("RGB", "H"), ("CTSF",), (5, 3))
+    assert [(h.colour, h.k) for h in found] == [("RGB", 3), ("RGB", 5), ("H", 3), ("H", 5)]  # in rising k
+    for hierarchy in found:
+        tree, labels, n = hierarchy.tree, hierarchy.labels, hierarchy.segments.n
+        assert labels.shape == (height, width)
+        assert sorted(np.unique(labels)) == list(range(n))  # every segment is a leaf
+        assert len(tree.merges) == n - 1
+        assert len(tree.box) == len(tree.size) == 2 * n - 1
+        np.testing.assert_array_equal(tree.size[:n], np.bincount(labels.ravel(), minlength=n))
+        assert (tree.box[:, :2] >= 0).all()
+        assert (tree.box[:, :2] < tree.box[:, 2:]).all()
+        assert (tree.box[:, 2:] <= (width, height)).all()
+        assert tree.size[-1] == height * width
+
+
+def test_one_for_each_of_the_lists() -> None:
+    found = hierarchies(picture(), *LISTS)
+    named = [(h.colour, h.k, h.measures) for h in found]
+    assert named == [(colour, k, measures) for colour in LISTS[0] for k in LISTS[2] for measures in LISTS[1]]
+
+
+@pytest.mark.parametrize("threads", [2, 4])
+def test_threads_change_nothing(threads: int) -> None:
+    assert same(hierarchies(picture(), *LISTS), hierarchies(picture(), *LISTS, threads=threads))
+
+
+def test_memory_layout_changes_nothing() -> None:
+    image = picture()
+    first = hierarchies(image, *LISTS)
+    for other in (np.asfortranarray(image), image[..., ::-1].copy()[..., ::-1], np.repeat(image, 2, 1)[:, ::2]):
+        assert not other.flags.c_contiguous
+        assert same(first, hierarchies(other, *LISTS))
+    readonly = image.copy()
+    readonly.flags.writeable = False
+    assert same(first, hierarchies(readonly, *LISTS))
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 700), (700, 1), (30, 1200)])
+@pytest.mark.parametrize("kind", ["flat", "grey", "noise"])
+def test_odd_images(shape: tuple[int, int], kind: str) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    image = {"flat": np.full_like(noise, 70), "grey": np.repeat(noise[..., :1], 3, 2), "noise": noise}[kind]
+    for hierarchy in hierarchies(image, ("HSV", "rgI", "rgb", "I"), ("CTSF",), (50, 100)):
+        assert hierarchy.tree.box[-1].tolist() == [0, 0, shape[1], shape[0]]
+        if kind == "flat":
+            assert hierarchy.segments.n == 1
+
+
+def test_a_large_image() -> None:
+    image = np.kron(picture(300, 400), np.ones((10, 10, 1), np.uint8))  # 4000 x 3000
+    found = hierarchies(image, ("Lab",), ("SF",), (300,))
+    assert found[0].tree.size[-1] == 12_000_000
+
+
+@pytest.mark.parametrize("colour", COLOURS)
+def test_colours(colour: str) -> None:
+    image = picture()
+    found = in_colour(image, colour)
+    assert found.dtype == np.uint8
+    assert found.shape in (image.shape, image.shape[:2])
+    assert found.flags.c_contiguous
+
+
+def test_colours_of_plain_red() -> None:
+    red = np.full((2, 2, 3), (200, 0, 0), np.uint8)
+    pixels = {colour: in_colour(red, colour)[0, 0].tolist() for colour in COLOURS}
+    assert pixels["RGB"] == [200, 0, 0]
+    assert pixels["rgb"] == [255, 0, 0]
+    assert pixels["rgI"] == [255, 0, pixels["I"]]
+    assert pixels["HSV"] == [0, 255, 200]
+    assert pixels["H"] == 0
+    assert in_colour(np.zeros((1, 1, 3), np.uint8), "rgb").tolist() == [[[0, 0, 0]]]
+
+
+def test_compiling_is_told_once_and_kept(tmp_path: Path) -> None:
+    """A first process compiles and says so, with the time; a second reads what the first kept, and is silent."""
+    code = "from rcnn.stages.proposals.selective import segments, search, compiled\n" + (
+        "import numpy as np\n"
+        "with compiled.told():\n"
+        "    segments.flat_zones(np.zeros((3, 4, 5), np.uint16))\n"
+        "with compiled.told():\n"
+        "    segments.flat_zones(np.zeros((3, 4, 5), np.uint16))\n"
+    )
+    env = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+    said = [
+        subprocess.run([sys.executable, "-c", code], check=False, env=env, capture_output=True, text=True)
+        for _ in range(2)
+    ]
+    assert [process.returncode for process in said] == [0, 0]
+    assert said[0].stderr.count("compiling selective search for this machine") == 1
+    assert said[0].stderr.count("and kept for the next time") == 1
+    assert said[1].stderr == ""
+
+
+def test_ready_is_done_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    search.ready()
+    monkeypatch.setattr(search, "in_one_colour", None)
+    search.ready()
