@@ -25,7 +25,18 @@ from .tables import LINE, Table, size
 OK, WARNING, PROBLEM = "ok", "warning", "problem"
 # what importing, or calling, a library raises that is missing, of another build, or built against other ones
 IMPORT = (ImportError, OSError, RuntimeError, AttributeError, ValueError)
-LIBRARIES = ("numpy", "numba", "torch", "torchvision", "cv2", "sklearn", "skimage", "pycocotools", "safetensors", "matplotlib")
+LIBRARIES = (
+    "numpy",
+    "numba",
+    "torch",
+    "torchvision",
+    "cv2",
+    "sklearn",
+    "skimage",
+    "pycocotools",
+    "safetensors",
+    "matplotlib",
+)
 LOW_MEMORY = 4 << 30  # bytes: fits stay under 3 GB, and nets and the system want some
 LOW_DISK = 5 << 30  # bytes: some 150 images of 2000 boxes, pool5 of AlexNet in float16
 WIDE = ("amx_bf16", "avx512_bf16", "avx512f", "avx2")  # of a processor, the fastest first
@@ -139,7 +150,9 @@ def opencv(
         load("cv2").ximgproc.segmentation  # noqa: B018 -- whether it is there is the question
     except AttributeError:
         advice = f"pip uninstall -y {' '.join(owners) or 'opencv-python'}; pip install {CONTRIB}"
-        found.append(Finding("opencv contrib", PROBLEM, "missing: no edge boxes, no selective search by OpenCV", advice))
+        found.append(
+            Finding("opencv contrib", PROBLEM, "missing: no edge boxes, no selective search by OpenCV", advice)
+        )
     except IMPORT as error:
         found.append(Finding("opencv", PROBLEM, _first_line(error), f"pip install {CONTRIB}"))
     return found or [Finding("opencv contrib", OK, ", ".join(owners))]

@@ -10,10 +10,13 @@ import numpy as np
 
 from ..cache import files
 from ..stages.boxes import decode
+from ..stages.proposals.selective.regions import mask
 from ..stages.record import Record
 from .wrap import host
 
 MANY = 200  # boxes in one picture, at most
+FIRST_REGIONS = 16
+NO_PICTURE = ("objectness", "regions.merges")
 BEST = 5  # detections drawn where no score is asked for
 INCH = 6.0
 
@@ -36,7 +39,7 @@ def detections(
 
 def step(record: Record, fields: Sequence[str], classes: Sequence[str], path: Path) -> None:
     """Draw what a step gave for an image, a panel a field; what has no picture of its own is a matrix."""
-    named = [field for field in fields if not (field == "objectness" or field.startswith("det_"))]
+    named = [field for field in fields if field not in NO_PICTURE and not field.startswith("det_")]
     if "det_boxes" in fields:
         named.append("det_boxes")
     figure, panels = _figure(record, len(named))
@@ -54,18 +57,21 @@ def _draw_boxes(axes: Any, record: Record, classes: Sequence[str], field: str) -
 
 
 def _draw_regions(axes: Any, record: Record, classes: Sequence[str], field: str) -> None:
-    if field != "regions.labels":
-        _draw_matrix(axes, record, classes, field)
-        return
-    maps = host(record[field])  # S h w
-    across = int(np.ceil(len(maps) ** 0.5))
+    """Label maps, each segment in a colour; or the pixels of the first proposals."""
+    maps = host(record["regions.labels"])  # S h w
     shades = np.random.default_rng(0).integers(40, 255, (int(maps.max()) + 1, 3), np.uint8)
-    sheet = np.zeros((-(-len(maps) // across) * across, *maps.shape[1:], 3), np.uint8)
-    sheet[: len(maps)] = shades[maps]
-    rows = [np.concatenate(list(row), 1) for row in sheet.reshape(-1, across, *sheet.shape[1:])]
-    axes.clear()
-    axes.imshow(np.concatenate(rows), interpolation="none")
-    axes.set_axis_off()
+    tiles = list(shades[maps])
+    if field == "regions.nodes":
+        fields = {name: host(record[name]) for name in ("regions.labels", "regions.merges", "regions.nodes")}
+        shown = range(min(FIRST_REGIONS, len(fields["regions.nodes"])))
+        tiles = [np.where(mask(fields, r)[..., None], tiles[0], 0).astype(np.uint8) for r in shown]
+        axes.set_xlabel(f"the pixels of the first {len(tiles)} proposals", fontsize=8)
+    across = max(1, int(np.ceil(len(tiles) ** 0.5)))
+    tiles += [np.zeros((*maps.shape[1:], 3), np.uint8)] * (-len(tiles) % across)
+    rows = [np.concatenate(tiles[start : start + across], 1) for start in range(0, len(tiles), across)]
+    axes.images[0].remove()
+    if rows:
+        axes.imshow(np.concatenate(rows), interpolation="none")
 
 
 def _draw_scores(axes: Any, record: Record, classes: Sequence[str], field: str) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .search import Hierarchy
+if TYPE_CHECKING:  # numba is not needed to look at regions
+    from .search import Hierarchy
 
 FIELDS = ("regions.labels", "regions.merges", "regions.nodes")
 
