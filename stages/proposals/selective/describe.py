@@ -64,14 +64,23 @@ def count_bins(planes, labels, step, counts):  # type: ignore[no-untyped-def]
     """Count colours and the derivatives in eight directions; the diagonal ones are steered from dx and dy."""
     channels, height, width = planes.shape
     each = 1 + AXES
+    per_step = np.float32(1) / step
     bins = np.empty((channels * each, width), np.uint32)
     flat = counts.reshape(-1)
     for y in range(0, height, EVERY):
         for c in range(channels):
             row, above, below = planes[c, y], planes[c, max(y - 1, 0)], planes[c, min(y + 1, height - 1)]
-            first = channels * COLOUR_BINS + c * TEXTURES
-            _bins(row, above, below, np.float32(1) / step, c * COLOUR_BINS, first, bins[c * each : (c + 1) * each])
-        for x in range(width):
+            first, out = channels * COLOUR_BINS + c * TEXTURES, bins[c * each : (c + 1) * each]
+            for start, stop in (
+                (0, 1),
+                (1, width - 1),
+                (max(width - 1, 1), width),
+            ):  # the borders apart: no test inside
+                left = row[max(start - 1, 0) : max(start - 1, 0) + stop - start]
+                right = row[min(start + 1, width - 1) :]
+                here = slice(start, stop)
+                _bins(row[here], left, right, above[here], below[here], per_step, c * COLOUR_BINS, first, out[:, here])
+        for x in range(y // EVERY % EVERY, width, EVERY):
             row_of = labels[y, x] * np.uint64(counts.shape[1])
             for i in range(len(bins)):
                 flat[row_of + bins[i, x]] += 1
@@ -86,18 +95,18 @@ def count_bins(planes, labels, step, counts):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _bins(row, above, below, per_step, shade, first, out):  # type: ignore[no-untyped-def]
-    """Of each pixel of a row of one channel the bin of its colour, then that of each axis."""
-    width = len(row)
+def _bins(row, left, right, above, below, per_step, shade, first, out):  # type: ignore[no-untyped-def]
+    """Of pixels of a row of one channel the bin of its colour, then that of each axis."""
     diagonal = np.float32(0.5**0.5)
-    for x in range(width):
-        out[0, x] = np.uint32(shade + (np.int32(row[x]) * COLOUR_BINS >> 8))
-        dx = (np.float32(row[min(x + 1, width - 1)]) - np.float32(row[max(x - 1, 0)])) * per_step
+    shades, along, across, falling, rising = out[0], out[1], out[2], out[3], out[4]
+    for x in range(len(row)):
+        shades[x] = np.uint32(shade + (np.int32(row[x]) * COLOUR_BINS >> 8))
+        dx = (np.float32(right[x]) - np.float32(left[x])) * per_step
         dy = (np.float32(below[x]) - np.float32(above[x])) * per_step
-        out[1, x] = np.uint32(first + _place(dx))
-        out[2, x] = np.uint32(first + 2 * TEXTURE_BINS + _place(dy))
-        out[3, x] = np.uint32(first + 4 * TEXTURE_BINS + _place((dx + dy) * diagonal))
-        out[4, x] = np.uint32(first + 6 * TEXTURE_BINS + _place((dx - dy) * diagonal))
+        along[x] = np.uint32(first + _place(dx))
+        across[x] = np.uint32(first + 2 * TEXTURE_BINS + _place(dy))
+        falling[x] = np.uint32(first + 4 * TEXTURE_BINS + _place((dx + dy) * diagonal))
+        rising[x] = np.uint32(first + 6 * TEXTURE_BINS + _place((dx - dy) * diagonal))
 
 
 @kernel

@@ -22,6 +22,7 @@ from .describe import COLOUR_BINS, TEXTURES, Regions
 
 SHARES = (1 << 16) - 1  # the sum of a histogram at most: uint16 holds one of a single bin
 ONE = 16 * SHARES
+LAST = np.int64((1 << 32) - 1)
 
 
 class Tree(NamedTuple):
@@ -37,59 +38,75 @@ def group(regions: Regions, pairs: Any, measures: str, area: int) -> Tree:
     colours = regions.counts.shape[1] * COLOUR_BINS // (COLOUR_BINS + TEXTURES)
     first = 0 if "C" in measures else colours
     last = regions.counts.shape[1] if "T" in measures else colours
-    return Tree(
-        *merged(pairs, *regions, first, colours, max(first, last), "S" in measures, "F" in measures, ONE / area)
-    )
+    place = np.concatenate([regions.size[:, None], regions.box], 1)
+    counts = regions.counts[:, first : max(first, last)].copy()
+    use = ONE / area * ("S" in measures), ONE / area * ("F" in measures)
+    merges, places = merged(pairs, place, counts, max(colours - first, 0), use)
+    return Tree(merges, places[:, 1:], places[:, 0])
 
 
 @kernel
-def merged(pairs, size, box, counts, first, colours, last, by_size, by_fill, per_pixel):  # type: ignore[no-untyped-def]
-    """Merges, boxes and sizes of a tree. A region lives in the slot of its lowest segment."""
-    n = len(size)
-    sizes, boxes = np.empty(2 * n - 1, np.int32), np.empty((2 * n - 1, 4), np.int32)
-    merges = np.empty((n - 1, 2), np.uint32)
-    sizes[:n], boxes[:n] = size, box
+def merged(pairs, place, counts, colours, use):  # type: ignore[no-untyped-def]
+    """Merges, and where all nodes are (2n - 1 5: size and box). A region lives in the slot of its lowest segment.
+
+    place: n 5, used up, as counts (n F, the colours first). use: what a pixel weighs in size and in fill, 0 if unused.
+
+    Each slot has a list of its neighbours. An entry is one number: how like the neighbour is, then its slot, the lower
+    the higher. So the highest entry is the best.
+    """
+    n = len(place)
+    places, merges = np.empty((2 * n - 1, 5), np.int32), np.empty((n - 1, 2), np.uint32)
+    places[:n] = place
     node = np.arange(n).astype(np.uint32)  # of each slot
-    counts = counts[:, first:last].copy()
-    totals, shares = _histograms(counts, max(colours - first, 0))
-    likes = np.empty(len(pairs), np.int32)
+    totals, shares = _histograms(counts, colours)
+    likes = np.empty(len(pairs), np.int64)
     for e in range(len(pairs)):
-        likes[e] = _similarity(pairs[e, 0], pairs[e, 1], node, sizes, boxes, shares, by_size, by_fill, per_pixel)
-    start, length, near, likeness, best, partner = _lists(pairs, likes, n)
+        likes[e] = _similarity(pairs[e, 0], pairs[e, 1], place, shares, use)
+    start, length, near, best = _lists(pairs, likes, n)
     end = np.uint32(2 * len(pairs))
     seen = np.zeros(n, np.uint32)
     for step in range(np.uint32(n - 1)):
         a = _highest(best)
-        b = partner[a]
+        b = _slot(best[a])
         new = np.uint32(n + step)
         merges[step, 0], merges[step, 1] = node[a], node[b]
-        _unite(a, b, new, node, sizes, boxes)
-        _add(a, b, counts, totals, max(colours - first, 0), shares)
+        _add(a, b, place, counts, totals, colours, shares)
+        places[new] = place[a]
+        node[a] = new
         best[a], best[b] = -1, -1
         if end + length[a] + length[b] > len(near):  # the lists in use fill half of it at most: they never grow in sum
-            near, likeness, end = _packed(near, likeness, start, length)
+            near, end = _packed(near, start, length)
         begin = end
         for old in (a, b):
-            for place in range(start[old], start[old] + length[old]):
-                c = near[place]
+            for i in range(start[old], start[old] + length[old]):
+                c = _slot(near[i])
                 if (c == a) | (c == b) | (seen[c] == new):
                     continue
                 seen[c] = new
-                like = _similarity(a, c, node, sizes, boxes, shares, by_size, by_fill, per_pixel)
-                near[end], likeness[end] = c, like
+                like = _similarity(a, c, place, shares, use)
+                near[end] = _entry(like, c)
+                best[a] = max(best[a], near[end])
                 end += np.uint32(1)
-                if _beats(like, c, best[a], partner[a]):
-                    best[a], partner[a] = like, c
-                length[c] = _replace(near, likeness, start[c], length[c], a, b, like)
-                if (partner[c] == a) | (partner[c] == b):
+                was = _slot(best[c])
+                length[c] = _replace(near, start[c], length[c], a, b, _entry(like, a))
+                if (was == a) | (was == b):
                     best[c] = -1
                     for other in range(start[c], start[c] + length[c]):
-                        if _beats(likeness[other], near[other], best[c], partner[c]):
-                            best[c], partner[c] = likeness[other], near[other]
-                elif _beats(like, a, best[c], partner[c]):
-                    best[c], partner[c] = like, a
+                        best[c] = max(best[c], near[other])
+                else:
+                    best[c] = max(best[c], _entry(like, a))
         start[a], length[a], length[b] = begin, end - begin, 0
-    return merges, boxes, sizes
+    return merges, places
+
+
+@kernel
+def _entry(like, slot):  # type: ignore[no-untyped-def]
+    return like << np.int64(32) | (LAST - np.int64(slot))
+
+
+@kernel
+def _slot(entry):  # type: ignore[no-untyped-def]
+    return np.uint32(LAST - (entry & LAST))
 
 
 @kernel
@@ -108,52 +125,39 @@ def _histograms(counts, colours):  # type: ignore[no-untyped-def]
 
 @kernel
 def _lists(pairs, likes, n):  # type: ignore[no-untyped-def]
-    """Lists of neighbouring slots and how like they are, in a row: where each starts, its length, the best of each."""
+    """The lists, one after the other in room for twice as much: where each starts, its length, entries, the best."""
     start, length = np.zeros(n, np.uint32), np.zeros(n, np.uint32)
     for e in range(len(pairs)):
         length[pairs[e, 0]] += np.uint32(1)
         length[pairs[e, 1]] += np.uint32(1)
     start[1:] = np.cumsum(length)[:-1]
     length[:] = 0
-    near, likeness = np.empty(4 * len(pairs) + 64, np.uint32), np.empty(4 * len(pairs) + 64, np.int32)
-    best, partner = np.full(n, -1, np.int32), np.zeros(n, np.uint32)
+    near, best = np.empty(4 * len(pairs) + 64, np.int64), np.full(n, -1, np.int64)
     for e in range(len(pairs)):
         for i, j in ((pairs[e, 0], pairs[e, 1]), (pairs[e, 1], pairs[e, 0])):
-            near[start[i] + length[i]], likeness[start[i] + length[i]] = j, likes[e]
+            near[start[i] + length[i]] = _entry(likes[e], j)
+            best[i] = max(best[i], near[start[i] + length[i]])
             length[i] += np.uint32(1)
-            if _beats(likes[e], j, best[i], partner[i]):
-                best[i], partner[i] = likes[e], j
-    return start, length, near, likeness, best, partner
-
-
-@kernel
-def _beats(like, j, best, partner):  # type: ignore[no-untyped-def]
-    """Whether slot j is a better partner than the best one yet; of equals the lowest is."""
-    return (like > best) | ((like == best) & (j < partner))
+    return start, length, near, best
 
 
 @kernel
 def _highest(best):  # type: ignore[no-untyped-def]
-    """The first slot of the highest."""
+    """The first slot that is as like its best neighbour as any is."""
     slot, top = np.uint32(0), best[0]
     for i in range(len(best)):
-        if best[i] > top:
+        if best[i] > top | LAST:
             slot, top = np.uint32(i), best[i]
     return slot
 
 
 @kernel
-def _unite(a, b, new, node, sizes, boxes):  # type: ignore[no-untyped-def]
-    """Node `new` of the regions in slots a and b; it lives in a."""
-    sizes[new] = sizes[node[a]] + sizes[node[b]]
-    for side in range(2):
-        boxes[new, side] = min(boxes[node[a], side], boxes[node[b], side])
-        boxes[new, side + 2] = max(boxes[node[a], side + 2], boxes[node[b], side + 2])
-    node[a] = new
-
-
-@kernel
-def _add(a, b, counts, totals, colours, shares):  # type: ignore[no-untyped-def]
+def _add(a, b, place, counts, totals, colours, shares):  # type: ignore[no-untyped-def]
+    """Slot a gets what is in b."""
+    place[a, 0] += place[b, 0]
+    for side in range(1, 3):
+        place[a, side] = min(place[a, side], place[b, side])
+        place[a, side + 2] = max(place[a, side + 2], place[b, side + 2])
     for part in range(2):
         totals[a, part] += totals[b, part]
     for f in range(counts.shape[1]):
@@ -162,16 +166,15 @@ def _add(a, b, counts, totals, colours, shares):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _packed(near, likeness, start, length):  # type: ignore[no-untyped-def]
-    """The lists moved together, in new arrays, and where they end."""
-    fresh, alike = np.empty_like(near), np.empty_like(likeness)
+def _packed(near, start, length):  # type: ignore[no-untyped-def]
+    """The lists moved together, in a new array, and where they end."""
+    fresh = np.empty_like(near)
     end = np.uint32(0)
     for i in range(len(start)):
         fresh[end : end + length[i]] = near[start[i] : start[i] + length[i]]
-        alike[end : end + length[i]] = likeness[start[i] : start[i] + length[i]]
         start[i] = end
         end += length[i]
-    return fresh, alike, end
+    return fresh, end
 
 
 @kernel
@@ -184,34 +187,34 @@ def _share(i, counts, totals, colours, shares):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _similarity(a, b, node, sizes, boxes, shares, by_size, by_fill, per_pixel):  # type: ignore[no-untyped-def]
+def _similarity(a, b, place, shares, use):  # type: ignore[no-untyped-def]
     common = np.int32(0)
     for f in range(shares.shape[1]):
         common = np.int32(common + np.int32(min(shares[a, f], shares[b, f])))
     like = np.int64(16) * common
-    i, j = node[a], node[b]
-    both = np.int64(sizes[i]) + sizes[j]
-    if by_size:
-        like += np.int64(ONE - both * per_pixel)
-    if by_fill:
-        wide = max(boxes[i, 2], boxes[j, 2]) - min(boxes[i, 0], boxes[j, 0])
-        high = max(boxes[i, 3], boxes[j, 3]) - min(boxes[i, 1], boxes[j, 1])
-        like += np.int64(ONE - (np.int64(wide) * high - both) * per_pixel)
-    return np.int32(like)
+    both = np.int64(place[a, 0]) + place[b, 0]
+    if use[0] > 0:
+        like += np.int64(ONE - both * use[0])
+    if use[1] > 0:
+        wide = max(place[a, 3], place[b, 3]) - min(place[a, 1], place[b, 1])
+        high = max(place[a, 4], place[b, 4]) - min(place[a, 2], place[b, 2])
+        like += np.int64(ONE - (np.int64(wide) * high - both) * use[1])
+    return like
 
 
 @kernel
-def _replace(near, likeness, start, length, a, b, like):  # type: ignore[no-untyped-def]
-    """In a list of neighbours b goes, and a is as alike as said; its new length."""
+def _replace(near, start, length, a, b, entry):  # type: ignore[no-untyped-def]
+    """In a list b goes, and this is the entry of a; its new length."""
     found = False
-    place = start
-    while place < start + length:
-        if (near[place] == a) | (near[place] == b):
+    i = start
+    while i < start + length:
+        slot = _slot(near[i])
+        if (slot == a) | (slot == b):
             if found:
                 length -= np.uint32(1)
-                near[place], likeness[place] = near[start + length], likeness[start + length]
+                near[i] = near[start + length]
                 continue
             found = True
-            near[place], likeness[place] = a, like
-        place += np.uint32(1)
+            near[i] = entry
+        i += np.uint32(1)
     return length

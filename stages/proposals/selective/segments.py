@@ -67,11 +67,11 @@ def segmentations(planes: Any, ks: Sequence[tuple[float, int]]) -> tuple[Any, li
     found = []
     for i, (k, smallest) in enumerate(ks):
         if i:
-            own, sizes, ends, starts = grown(pairs, begin, size, np.float32(k))
-            segment, touching, count = absorbed(ends, starts, sizes, smallest)
+            own, sizes = grown(pairs, begin, size, np.float32(k))
+            segment, touching, count = absorbed(own[pairs], sizes, smallest)
             segment = segment[own]
         else:
-            segment, touching, count = absorbed(pairs, begin, size, smallest)
+            segment, touching, count = absorbed(pairs, size, smallest)
         found.append(Segments(segment, touching, count))
     atom, first = intersection(np.stack([segments.of_atom for segments in found]))
     return renamed(labels, atom), [Segments(s.of_atom[first], s.pairs, s.n) for s in found]
@@ -242,10 +242,9 @@ def components(parent, edges, start, shape, k):  # type: ignore[no-untyped-def]
     own, size = _numbered(parent, size)
     ends = np.empty((n, 2), np.uint32)
     for e in range(n):
-        p = left[e] >> np.uint32(2)
-        ends[e, 0] = own[p]
-        ends[e, 1] = own[np.uint32(p + ahead[left[e] & np.uint32(3)])]
-    pairs, begin = _once(ends, begin, len(size))
+        ends[e, 0] = left[e] >> np.uint32(2)
+        ends[e, 1] = ends[e, 0] + ahead[left[e] & np.uint32(3)]
+    pairs, begin = _once(own, ends, begin)
     return own.reshape(height, width), size, pairs, begin
 
 
@@ -285,7 +284,7 @@ def renamed(labels, names):  # type: ignore[no-untyped-def]
 
 @kernel
 def grown(ends, start, size, k):  # type: ignore[no-untyped-def]
-    """The first round over components, none with an Int: of each (N) its own, the sizes, and the edges left as ends."""
+    """The first round over components, none with an Int: of each (N) its own, and their sizes."""
     parent = np.arange(len(size)).astype(np.uint32)
     size = size.copy()
     limit = k / size.astype(np.float32) * LEVELS
@@ -297,11 +296,11 @@ def grown(ends, start, size, k):  # type: ignore[no-untyped-def]
                 parent[b] = a
                 size[a] += size[b]
                 limit[a] = level + k / np.float32(size[a]) * LEVELS
-    return _contracted(parent, size, ends, start)
+    return _numbered(parent, size)
 
 
 @kernel
-def absorbed(ends, start, size, smallest):  # type: ignore[no-untyped-def]
+def absorbed(ends, size, smallest):  # type: ignore[no-untyped-def]
     """The second round: of each component (N) its segment, the pairs of these (P 2), and their number."""
     parent = np.arange(len(size)).astype(np.uint32)
     size = size.copy()
@@ -311,24 +310,17 @@ def absorbed(ends, start, size, smallest):  # type: ignore[no-untyped-def]
             a, b = min(a, b), max(a, b)
             parent[b] = a
             size[a] += size[b]
-    own, size, pairs, _ = _contracted(parent, size, ends, start)
+    own, size = _numbered(parent, size)
+    pairs = _once(own, ends, np.array([0, len(ends)]))[0]
     return own, pairs, len(size)
 
 
 @kernel
-def _contracted(parent, size, ends, start):  # type: ignore[no-untyped-def]
-    """Of each node its component, their sizes, and the edges between them as ends."""
-    own, size = _numbered(parent, size)
-    named = np.empty_like(ends)
-    for e in range(len(ends)):
-        named[e, 0], named[e, 1] = own[ends[e, 0]], own[ends[e, 1]]
-    pairs, begin = _once(named, start, len(size))
-    return own, size, pairs, begin
+def _once(own, ends, start):  # type: ignore[no-untyped-def]
+    """Edges between different components, the first of each pair alone, and where those of each weight start.
 
-
-@kernel
-def _once(ends, start, count):  # type: ignore[no-untyped-def]
-    """The edges between different nodes, the first of each pair alone, and where those of each weight start."""
+    own: the component of each node; ends (E 2), start: edges between nodes.
+    """
     seen = np.zeros(4096, np.uint64)  # an open-addressing set of pairs
     pairs = np.empty((len(ends), 2), np.uint32)
     begin = np.zeros_like(start)
@@ -336,7 +328,8 @@ def _once(ends, start, count):  # type: ignore[no-untyped-def]
     for level in range(len(start) - 1):
         begin[level] = n
         for e in range(start[level], start[level + 1]):
-            a, b = min(ends[e, 0], ends[e, 1]), max(ends[e, 0], ends[e, 1])
+            a, b = own[ends[e, 0]], own[ends[e, 1]]
+            a, b = min(a, b), max(a, b)
             if a == b or not _add(seen, a, b):
                 continue
             pairs[n, 0], pairs[n, 1] = a, b
