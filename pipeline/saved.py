@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -96,7 +97,8 @@ def _step_json(step: Step, folder: Path) -> dict[str, Any]:
         return {**row, "again": step.stage.step, "fields": step.stage.fields}
     stage = step.stage
     params = {name: _param_json(stage, name, value, folder) for name, value in stage.get_params().items()}
-    return {**row, "class": f"{type(stage).__module__}.{type(stage).__qualname__}", "params": params}
+    named = {"class": f"{type(stage).__module__}.{type(stage).__qualname__}", "version": stage.version}
+    return {**row, **named, "params": params}
 
 
 def _param_json(stage: Stage, name: str, value: Any, folder: Path) -> Any:
@@ -128,6 +130,9 @@ def _step(row: dict[str, Any], folder: Path, allow: Sequence[str]) -> Step:
         raise UserError(f"{folder} names {row['class']}, which cannot be imported: {error}") from error
     if not (isinstance(kind, type) and issubclass(kind, Stage)):
         raise UserError(f"{folder} names {row['class']}, which is no stage")
+    if (was := row.get("version", kind.version)) != kind.version:
+        now = f"{name} of version {was}; this is version {kind.version}, which gives other numbers"
+        warnings.warn(f"{folder}: step {row['name']!r} was saved with {now}", stacklevel=2)
     return Step(row["name"], kind(**{key: _param(value, folder) for key, value in row["params"].items()}), **more)
 
 

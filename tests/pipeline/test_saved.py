@@ -57,6 +57,16 @@ def test_a_state_of_another_training_is_refused(toys: Any, run: Path, tmp_path: 
         load(toys, run)
 
 
+def test_a_stage_that_gives_other_numbers_since_is_told(toys: Any, run: Path) -> None:
+    recipe = json.loads((run / "recipe.json").read_text())
+    (row,) = [row for row in recipe["steps"] if row["name"] == "classifier"]
+    assert row["version"] == 1
+    row["version"] = 0
+    (run / "recipe.json").write_text(json.dumps(recipe))
+    with pytest.warns(UserWarning, match=r"'classifier' was saved with Nearest of version 0; this is version 1"):
+        load(toys, run)
+
+
 def test_a_half_copied_weight_file_is_not_believed(toys: Any, run: Path, tmp_path: Path) -> None:
     (kept,) = (run / "files").iterdir()
     whole = kept.read_bytes()
