@@ -142,6 +142,10 @@ def _figure(record: Record, n: int) -> tuple[Any, list[Any]]:
 
 def save(figure: Any, path: Path) -> None:
     """Write a matplotlib figure. UserError if it cannot be written."""
+    from matplotlib.text import Text
+
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)  # a $ in the name of a class or an image is a $
     with files.renamed(path) as temporary:
         figure.savefig(temporary, format=path.suffix.removeprefix(".") or "png")
 

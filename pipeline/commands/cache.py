@@ -147,6 +147,7 @@ def prune(
 
     Never what a live run uses; what was learned goes last. Exit status 1 if more than --max-size is left.
     """
+    from ...cache import layout
     from ...cache import prune as pruning
     from ..cache_tables import prune_table
 
@@ -157,6 +158,9 @@ def prune(
     root = store_of(cache).root
     if not root.is_dir():
         raise UserError(f"there is no cache {root}")
+    steps = {layout.step_of(path) for path in layout.shelves(root)}
+    if step is not None and step not in steps:
+        raise UserError(f"{root} has no shelf of a step {step!r}; it has {', '.join(sorted(steps)) or 'none at all'}")
     done = pruning.prune(root, budget, older_than=age, step=step, dry_run=dry_run)
     if as_json:
         print(json.dumps(done.to_json()))

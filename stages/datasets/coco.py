@@ -22,6 +22,8 @@ from ..record import Lazy, Record, Records
 from .image_file import image_fields, image_size
 from .problem import Kind, Problem, Source, left_out
 
+LARGEST = 1e38  # of the numbers of a box: float32 holds the sum of two
+
 
 class Categories(NamedTuple):
     """Ids, ascending, and the names of those ids; the place of each, from 1 on, is its label."""
@@ -316,9 +318,9 @@ def _object(annotation: Mapping[str, Any], number: int, label: int) -> Object:
 
 
 def _is_number(value: Any) -> TypeGuard[float]:
-    """Whether it is a finite number; JSON's may be too large for one."""
+    """Whether it is a finite number, also in float32; JSON's may be too large for either."""
     try:
-        return math.isfinite(value)
+        return math.isfinite(value) and abs(value) < LARGEST
     except (TypeError, OverflowError):
         return False
 

@@ -81,7 +81,8 @@ class FineTuning(Stage):
     positive_iou: 0.5.
     lr: rate of the pre-trained layers, multiplied by 0.1 every `drop_every` steps; 0.001 and 20,000.
     new_rate: what the rate of the new last layer is multiplied by; 10.
-    momentum, decay: of the descent.
+    momentum, decay: of the descent; biases learn and decay as weights do (the authors' doubled the rate of biases and
+        did not decay them).
     dropout: of fc6 and fc7, where the net has them; 0.5.
     frozen: names, below the trunk, of parts that stay as they are (features.0); none.
     norm: mean L2 norm that features are scaled to for the new layer, as for the SVMs; 20.

@@ -166,6 +166,7 @@ def test_prune_keeps_the_budget_and_says_what_went(
         ([], "say how much may stay: --max-size 20GB"),
         (["--max-size", "20XB"], "'20XB' is no size"),
         (["--older-than", "soon"], "'soon' is no age"),
+        (["--older-than", "1d", "--step", "featrues"], "has no shelf of a step 'featrues'; it has classifier, "),
     ],
 )
 def test_prune_says_what_it_cannot_read(

@@ -205,6 +205,10 @@ FAULTS: dict[str, tuple[str, Callable[[dict[str, Any]], Any]]] = {
     "annotation 100 of image 7 has no box": ("no box", lambda d: d["annotations"][0].pop("bbox")),
     "annotation 101 of image 7 has no box": ("no box", lambda d: d["annotations"][1].update(bbox=[1, 2, 3])),
     "annotation 102 of image 7 has no box": ("no box", lambda d: d["annotations"][2].update(bbox=[1, 2, 3, 1e999])),
+    "annotation 102 of image 7 has no box of four": (
+        "no box",
+        lambda d: d["annotations"][2].update(bbox=[1, 2, 3e38, 4]),
+    ),
     "annotation 101 of image 7 has a box of no size": (
         "box without size",
         lambda d: d["annotations"][1].update(bbox=[5, 5, -3, 4]),

@@ -1,0 +1,30 @@
+"""Pictures are drawn of whatever a name or a field holds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rcnn.pipeline import pictures
+from rcnn.stages.proposals.selective_search import SelectiveSearch
+from rcnn.stages.record import Record
+
+IMAGE = np.kron(np.random.default_rng(0).integers(0, 255, (4, 5, 3)), np.ones((12, 12, 1))).astype(np.uint8)
+
+
+def test_a_dollar_is_a_dollar(tmp_path: Path) -> None:
+    """matplotlib reads what is between two of them as mathematics, and fails on most of it."""
+    one = np.ones(1, np.float32)
+    found = {"det_boxes": np.array([[5, 5, 40, 30]], np.float32), "det_scores": one, "det_labels": np.ones(1, np.int64)}
+    record = Record(r"$\frac{$.jpg", {"image": IMAGE, **found})
+    pictures.detections(record, [r"$\sqrt$ and $"], tmp_path / "a.png")
+    assert (tmp_path / "a.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize("top", [20, 1])
+def test_regions_are_drawn(tmp_path: Path, top: int) -> None:
+    stage = SelectiveSearch(width=None, min_side=0, top=top, ks=(10, 40), regions=True)
+    record = Record("a", {"image": IMAGE})
+    pictures.step(record.add(stage([record])[0]), stage.gives, (), tmp_path / "a.png")
+    assert (tmp_path / "a.png").stat().st_size > 1000
