@@ -108,7 +108,7 @@ def environment(device: str) -> dict[str, Any]:
     """What may change bits beside the method: software, the device that computes, its name, threads."""
     from importlib.metadata import PackageNotFoundError, version
 
-    names = ("numpy", "torch", "torchvision", "scikit-learn", "pillow", "opencv-contrib-python-headless")
+    names = ("numpy", "numba", "torch", "torchvision", "scikit-learn", "pillow", "opencv-contrib-python-headless")
     software = {}
     for name in (*names, "opencv-contrib-python"):
         with suppress(PackageNotFoundError):

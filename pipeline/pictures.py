@@ -64,7 +64,8 @@ def _draw_regions(axes: Any, record: Record, classes: Sequence[str], field: str)
     if field == "regions.nodes":
         fields = {name: host(record[name]) for name in ("regions.labels", "regions.merges", "regions.nodes")}
         shown = range(min(FIRST_REGIONS, len(fields["regions.nodes"])))
-        tiles = [np.where(mask(fields, r)[..., None], tiles[0], 0).astype(np.uint8) for r in shown]
+        own = fields["regions.nodes"][:, 0]  # the map of each
+        tiles = [np.where(mask(fields, r)[..., None], tiles[own[r]], 0).astype(np.uint8) for r in shown]
         axes.set_xlabel(f"the pixels of the first {len(tiles)} proposals", fontsize=8)
     across = max(1, int(np.ceil(len(tiles) ** 0.5)))
     tiles += [np.zeros((*maps.shape[1:], 3), np.uint8)] * (-len(tiles) % across)

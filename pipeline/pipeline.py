@@ -75,6 +75,9 @@ class Renamed(Stage):
     def gives(self) -> tuple[str, ...]:  # type: ignore[override]
         return tuple(self.outer(name) for name in self.stage.gives)
 
+    def prepare(self) -> None:
+        self.stage.prepare()
+
     @property
     def learned(self) -> bool:
         return False

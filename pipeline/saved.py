@@ -130,9 +130,10 @@ def _step(row: dict[str, Any], folder: Path, allow: Sequence[str]) -> Step:
         raise UserError(f"{folder} names {row['class']}, which cannot be imported: {error}") from error
     if not (isinstance(kind, type) and issubclass(kind, Stage)):
         raise UserError(f"{folder} names {row['class']}, which is no stage")
-    if (was := row.get("version", kind.version)) != kind.version:
-        now = f"{name} of version {was}; this is version {kind.version}, which gives other numbers"
-        warnings.warn(f"{folder}: step {row['name']!r} was saved with {now}", stacklevel=2)
+    if (was := row.get("version", 1)) != kind.version:
+        saved = f"was saved with version {was} of {name}" if "version" in row else "was saved before versions were kept"
+        now = f"this is version {kind.version} of {name}, which gives other numbers than those before"
+        warnings.warn(f"{folder}: step {row['name']!r} {saved}; {now}", stacklevel=2)
     return Step(row["name"], kind(**{key: _param(value, folder) for key, value in row["params"].items()}), **more)
 
 

@@ -93,7 +93,7 @@ class Timed:
         parts = [views[i : i + self.stage.chunk] for i in range(0, len(views), self.stage.chunk)]
         jobs = self.jobs if self.stage.parallel else 1
         if parts:
-            self.stage.prepare()  # here, not in each worker at once, and on no image's clock
+            self.stage.prepare()  # once, not in each worker at the same time
         return chain.from_iterable(side_by_side(partial(measured, self.stage), parts, jobs))
 
     def _check(self, record: Record, fields: Fields) -> None:
@@ -111,6 +111,7 @@ def measured(stage: Stage, views: list[Record]) -> list[tuple[Fields, float]]:
     for view in views:
         for name in view:
             view[name]  # reading and decoding inputs is not the stage's time
+    stage.prepare()  # on no image's clock; a worker may be new
     start = time.perf_counter()
     try:
         found = stage(views)

@@ -36,7 +36,9 @@ FIELDS: dict[str, Field] = {
     "truth_features.*": Field("float", "T F", "", "features of the annotated boxes, one field per layer"),
     "boxes": Field("float32", "R 4", "pixels", "region proposals"),
     "objectness": Field("float32", "R", "higher is better", "rank or score of each proposal"),
-    "regions.labels": Field("int32", "S h w", "", "segment of each pixel, a map for each colour space and k"),
+    "regions.labels": Field(
+        "int32", "S h w", "", "segment of each pixel at the width searched, for each colour space and k"
+    ),
     "regions.merges": Field("int32", "M 3", "", "of trees over segments: which tree, and the two nodes that merge"),
     "regions.nodes": Field("int32", "R 3", "", "of each proposal: which map, which tree, which node"),
     "map": Field("float", "C h w", "", "convolutional map of the whole image"),

@@ -181,6 +181,15 @@ def test_a_call_gives_what_is_declared_and_changes_nothing(kind: type[Stage], st
 
 
 @each_called
+def test_preparing_changes_nothing(kind: type[Stage], stages: dict[type[Stage], Stage]) -> None:
+    stage = stages[kind]
+    before = vars(stage).copy()
+    stage.prepare()
+    stage.prepare()
+    assert vars(stage) == before
+
+
+@each_called
 def test_one_by_one_is_as_all_at_once(kind: type[Stage], stages: dict[type[Stage], Stage]) -> None:
     stage = ready(stages[kind])
     views = [record.only(stage.needs) for record in records(kind)]

@@ -36,6 +36,7 @@ OURS = {
     "quality": Mode(("HSV", "Lab", "rgI", "RGB", "I"), ("CTSF", "TSF", "F", "S"), (75, 150, 300)),
 }
 ENGINES = {"native": OURS, "opencv": PAPER}
+LARGEST_K = 1e9  # also the pixels of the smallest segment
 WIDEST = 10_000  # pixels; OpenCV's search takes hours and gigabytes long before
 
 
@@ -43,7 +44,10 @@ def resize(image: Any, width: int | None) -> Any:
     """The image at a width in pixels, its shape kept; as it is if `width` is None."""
     if width is None:
         return image
-    import cv2
+    try:
+        import cv2
+    except ImportError:
+        raise UserError("selective search needs OpenCV: pip install opencv-contrib-python-headless") from None
 
     height, full_width = image.shape[:2]
     scale = width / max(full_width, height / 4)  # an image taller than four widths would grow without bound
@@ -54,10 +58,13 @@ def resize(image: Any, width: int | None) -> Any:
 class SelectiveSearch(Stage):
     """Region proposals by selective search, as R-CNN used it (section 2.1, and its authors' code).
 
-    mode: "single", "fast" (R-CNN's) or "quality", of rising count and cost: the paper's colour spaces and similarities.
-    engine: "native", compiled by numba, or "opencv" (its contrib modules; 30 to 50 times slower).
-    width: the image is searched at this width in pixels (500, R-CNN's code); None = as it is.
-    min_side: boxes with a side under this many pixels, at the search width, are dropped (20, R-CNN's code).
+    mode: "single", "fast" or "quality", of rising count and cost; each engine has lists of its own for it.
+    engine: "native", compiled by numba, with the lists `OURS`; "opencv", its contrib modules, many times slower, with
+        the paper's lists, `PAPER` ("fast" is what R-CNN's authors ran).
+    width: the image is searched at this width in pixels (500, R-CNN's code; an image taller than four widths at less);
+        None = as it is. At most 10,000.
+    min_side: boxes with a side under this many pixels, at the search width, are dropped (20, R-CNN's code; so an image
+        wider than 25 heights has no boxes at a width of 500).
     top: how many of the best ranked are kept; None = all.
     colours, similarities, ks: in place of the mode's. Colour spaces: keys of `selective.colours.COLOURS`. Similarities:
         strings of the letters C, T, S, F, each the sum of what its letters stand for. ks: scales of the initial
@@ -75,7 +82,7 @@ class SelectiveSearch(Stage):
     needs = ("image",)
     version = 2
     speed = ("threads",)
-    parallel = True  # tenths of a second an image, or seconds
+    parallel = True  # some 40 ms an image, or seconds with OpenCV
 
     def __init__(
         self,
@@ -132,12 +139,19 @@ class SelectiveSearch(Stage):
         """What is searched: the mode's lists, or those given in their place."""
         usual = ENGINES[self.engine][self.mode]
         given = (self.colours, self.similarities, self.ks)
+        for name, values in zip(Mode._fields, given):
+            if isinstance(values, str):
+                raise ValueError(f"{name} is {values!r}, not a list")
         lists: list[Any] = [old if new is None else tuple(new) for old, new in zip(usual, given)]
         return Mode(*lists)
 
     def prepare(self) -> None:
         if self.engine == "native":
             _native()
+        else:
+            from .selective.opencv import segmentation
+
+            segmentation()
 
     def __call__(self, records: Sequence[Record]) -> list[dict[str, Any]]:
         return [self._propose(record) for record in records]
@@ -174,7 +188,8 @@ class SelectiveSearch(Stage):
 def check_search(search: Mode) -> None:
     """ValueError, naming the parameter, if a list is empty or holds what is none."""
     for name, values in zip(Mode._fields, search):
-        if not values or len(set(values)) < len(values):
+        alike: set[Any] = set(map(frozenset, search.similarities)) if name == "similarities" else set(values)
+        if not values or len(alike) < len(values):
             raise ValueError(f"{name} is {list(values)}: it must hold something, and nothing twice")
     for colour in search.colours:
         if colour not in COLOURS:
@@ -183,17 +198,16 @@ def check_search(search: Mode) -> None:
         if not letters or set(letters) - set("CTSF") or len(set(letters)) < len(letters):
             raise ValueError(f"similarities holds {letters!r}, not letters of CTSF, each once")
     for k in search.ks:
-        if not k > 0:
-            raise ValueError(f"ks holds {k}, not above 0")
+        if not 0 < k < LARGEST_K:
+            raise ValueError(f"ks holds {k}, not above 0 and under {LARGEST_K:.0e}")
 
 
 def _native() -> Any:
     """The module with our kernels, compiled. UserError where numba is missing."""
     try:
         from .selective import search
-    except ModuleNotFoundError as error:
-        if error.name not in ("numba", "llvmlite"):
-            raise
-        raise UserError("selective search needs numba: pip install numba (or take engine=opencv)") from None
+    except ImportError as error:  # missing, or of a version that does not fit numpy's
+        advice = "pip install --upgrade numba (or take engine=opencv)"
+        raise UserError(f"selective search needs numba: {advice}: {error}") from error
     search.ready()
     return search

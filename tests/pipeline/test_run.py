@@ -526,3 +526,19 @@ def test_method_keys_are_as_they_always_were(toys: Any, monkeypatch: pytest.Monk
     words = {"class": "toys.Best", "version": 1, "parameters": {}, "again": []}
     reads = {"boxes": run.method_key("proposals"), "scores": run.pipeline.keys["classifier"]}
     assert run.method_key("suppression") == digest_value({**words, "reads": reads})
+
+
+def test_a_stage_is_prepared_before_its_first_image_also_under_another_name(
+    toys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`truth_features` is the stage `features` again: it is prepared through it."""
+    seen: list[tuple[str, int]] = []
+    monkeypatch.setattr(toys.Means, "prepare", lambda stage: seen.append(("prepare", toys.calls["Means"])))
+    Run(toys.pipeline(), cache=toys.cache, progress=False).fit(toys.data())
+    assert seen[0] == ("prepare", 0)
+    calls = toys.calls["Means"]
+    assert calls > 6  # of proposals and of annotated boxes
+    assert max(made for _, made in seen) < calls
+    seen.clear()
+    Run(toys.pipeline(), cache=toys.cache, progress=False).fit(toys.data())
+    assert not seen  # all is from the cache: nothing to prepare

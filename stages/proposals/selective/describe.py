@@ -7,13 +7,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .compiled import kernel
+from .segments import renamed
 
 COLOUR_BINS = 25  # a channel: the paper
 TEXTURE_BINS = 10  # a channel and orientation: the paper
 AXES = 4  # each holds two opposite orientations
 STEP = 5.0  # grey levels of derivative to a texture bin
 TEXTURES = AXES * 2 * TEXTURE_BINS  # bins of a channel
-EVERY = 2  # of the rows are counted
+EVERY = 2  # every second pixel of every second row is counted
 
 
 class Regions(NamedTuple):
@@ -21,16 +22,26 @@ class Regions(NamedTuple):
 
     size: Any  # n int32, pixels
     box: Any  # n 4 int32, x0 y0 x1 y1, half-open
-    counts: Any  # n F int32, pixels by colour (C*25 bins), then by texture (C*80)
+    counts: Any  # n F int32, counted pixels by colour (C*25 bins), then by texture (C*80)
 
 
 def describe(planes: Any, labels: Any, count: int) -> Regions:
-    """The regions of labels (H W int32, 0..count - 1) over the smoothed channels (C H W uint8) of an image."""
+    """The regions of labels (H W uint32, 0..count - 1) over the smoothed channels (C H W uint8) of an image.
+
+    Derivatives are central differences of the smoothed image, in steps of `STEP` grey levels (the paper's are Gaussian,
+    of sigma 1). A quarter of the pixels is counted, in a quincunx; all, of a region that has none of these.
+    """
     size = np.zeros(count, np.int32)
     box = np.zeros((count, 4), np.int32)
     measure(labels, size, box)
     counts = np.zeros((count, len(planes) * (COLOUR_BINS + TEXTURES)), np.int32)
-    count_bins(planes, labels, np.float32(STEP), counts)
+    count_bins(planes, labels, np.float32(STEP), EVERY, counts)
+    missed = ~counts[:, :COLOUR_BINS].any(1)
+    if missed.any():
+        whole = np.zeros((count + 1, counts.shape[1]), np.int32)  # the last row: the others
+        names = np.where(missed, np.arange(count), count).astype(np.uint32)
+        count_bins(planes, renamed(labels, names), np.float32(STEP), 1, whole)
+        counts[missed] = whole[:-1][missed]
     return Regions(size, box, counts)
 
 
@@ -60,14 +71,14 @@ def measure(labels, size, box):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def count_bins(planes, labels, step, counts):  # type: ignore[no-untyped-def]
+def count_bins(planes, labels, step, every, counts):  # type: ignore[no-untyped-def]
     """Count colours and the derivatives in eight directions; the diagonal ones are steered from dx and dy."""
     channels, height, width = planes.shape
     each = 1 + AXES
     per_step = np.float32(1) / step
     bins = np.empty((channels * each, width), np.uint32)
     flat = counts.reshape(-1)
-    for y in range(0, height, EVERY):
+    for y in range(0, height, every):
         for c in range(channels):
             row, above, below = planes[c, y], planes[c, max(y - 1, 0)], planes[c, min(y + 1, height - 1)]
             first, out = channels * COLOUR_BINS + c * TEXTURES, bins[c * each : (c + 1) * each]
@@ -80,7 +91,7 @@ def count_bins(planes, labels, step, counts):  # type: ignore[no-untyped-def]
                 right = row[min(start + 1, width - 1) :]
                 here = slice(start, stop)
                 _bins(row[here], left, right, above[here], below[here], per_step, c * COLOUR_BINS, first, out[:, here])
-        for x in range(y // EVERY % EVERY, width, EVERY):
+        for x in range(y // every % every, width, every):
             row_of = labels[y, x] * np.uint64(counts.shape[1])
             for i in range(len(bins)):
                 flat[row_of + bins[i, x]] += 1

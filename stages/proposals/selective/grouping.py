@@ -112,12 +112,12 @@ def _slot(entry):  # type: ignore[no-untyped-def]
 @kernel
 def _histograms(counts, colours):  # type: ignore[no-untyped-def]
     """Of each region how many counts are of colour and of texture (n 2), and their shares."""
-    totals, shares = np.empty((len(counts), 2), np.int32), np.empty(counts.shape, np.uint16)
+    totals, shares = np.empty((len(counts), 2), np.int64), np.empty(counts.shape, np.uint16)
     for i in range(np.uint32(len(counts))):
         for part, first, last in ((0, 0, colours), (1, colours, counts.shape[1])):
-            total = np.int32(0)
+            total = np.int64(0)
             for f in range(first, last):
-                total = np.int32(total + counts[i, f])
+                total += counts[i, f]
             totals[i, part] = total
         _share(i, counts, totals, colours, shares)
     return totals, shares

@@ -22,25 +22,25 @@ def opencv_boxes(image: Any, colours: Sequence[str], similarities: Sequence[str]
     first, where the paper puts them last. The set of boxes depends on the image alone, so the set is what
     is taken: np.unique sorts it.
     """
-    segmentation = _segmentation()
-    search = segmentation.createSelectiveSearchSegmentation()
+    contrib = segmentation()
+    search = contrib.createSelectiveSearchSegmentation()
     search.setBaseImage(np.ascontiguousarray(image[..., ::-1]))
     for colour in colours:
         search.addImage(in_colour(image, colour))
     for k in ks:  # the smallest segment has k pixels, in the paper's code too
-        search.addGraphSegmentation(segmentation.createGraphSegmentation(SIGMA, k, max(round(k), 1)))
+        search.addGraphSegmentation(contrib.createGraphSegmentation(SIGMA, k, max(round(k), 1)))
     measures = {
-        letter: getattr(segmentation, f"createSelectiveSearchSegmentationStrategy{name}")()
+        letter: getattr(contrib, f"createSelectiveSearchSegmentationStrategy{name}")()
         for letter, name in MEASURES.items()
     }
     for letters in similarities:
         summed = (measures[letter] for letter in letters)
-        search.addStrategy(segmentation.createSelectiveSearchSegmentationStrategyMultiple(*summed))
+        search.addStrategy(contrib.createSelectiveSearchSegmentationStrategyMultiple(*summed))
     rects = np.unique(np.asarray(search.process()).reshape(-1, 4), axis=0)  # R 4, x0 y0 w h
     return np.concatenate([rects[:, :2], rects[:, :2] + rects[:, 2:]], 1)
 
 
-def _segmentation() -> Any:
+def segmentation() -> Any:
     """OpenCV's ximgproc.segmentation. UserError where contrib is missing."""
     try:
         import cv2

@@ -38,8 +38,8 @@ def ranked(boxes: Any, value: Any) -> Any:
     Nearly the same: both sides and both coordinates of the centre fall into the same cell, `NEAR` of a side wide.
     The hierarchies find many objects again and again; this is worth 2 to 3 % of recall among the first 1000.
     """
-    order = np.argsort(value)
-    order = order[_first(_packed(boxes[order], (16, 16, 16, 16)))]
+    order = np.argsort(value, kind="stable")
+    order = order[_first(_named(boxes[order]))]
     sides = (boxes[order, 2:] - boxes[order, :2]).astype(np.float64)
     scale = np.round(np.log(sides) / NEAR)
     centre = np.round((boxes[order, 2:] + boxes[order, :2]) / (2 * NEAR * np.exp(scale * NEAR)))
@@ -54,6 +54,13 @@ def _first(names: Any) -> Any:
     order = np.argsort(names)
     begins = np.flatnonzero(np.concatenate([[True], names[order[1:]] != names[order[:-1]]]))
     return np.sort(np.minimum.reduceat(order, begins)) if len(names) else order
+
+
+def _named(boxes: Any) -> Any:
+    """A number for each box (R 4), the same for the same box."""
+    if boxes.max(initial=0) < 1 << 16:
+        return _packed(boxes, (16, 16, 16, 16))
+    return np.unique(boxes, axis=0, return_inverse=True)[1].reshape(-1)
 
 
 def _packed(rows: Any, bits: Sequence[int]) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache, partial
+from functools import partial
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -15,6 +15,9 @@ from .colours import in_colour
 from .describe import describe, united
 from .grouping import Tree, group
 from .segments import Segments, channels, segmentations, smoothed
+
+_ready = False
+LARGEST = 1 << 30  # pixels: a pixel and a direction are one number of 32 bits
 
 
 class Hierarchy(NamedTuple):
@@ -40,19 +43,38 @@ def hierarchies(
 
     colours: keys of `COLOURS`. similarities: strings of the letters C, T, S, F. ks: also the pixels of the smallest
     segment, as in the authors' code. threads: for colour spaces; the result does not depend on them.
+    ValueError if it is no such image; other dtypes will do if they hold whole numbers from 0 to 255.
     """
-    one = partial(in_one_colour, smoothed(image), similarities=similarities, ks=sorted(ks))
+    ready()
+    one = partial(in_one_colour, smoothed(as_rgb(image)), similarities=similarities, ks=sorted(ks))
     if threads == 1 or len(colours) == 1:
         return [*chain.from_iterable(map(one, colours))]
     with ThreadPoolExecutor(threads) as pool:
         return [*chain.from_iterable(pool.map(one, colours))]
 
 
-@cache
+def as_rgb(image: Any) -> Any:
+    """The image as H W 3 uint8, which the kernels take for granted. ValueError if it is none."""
+    image = np.asarray(image)
+    if image.ndim != 3 or image.shape[2] != 3 or not image.size:
+        raise ValueError(f"an image of shape {image.shape} is not H W 3")
+    if image.shape[0] * image.shape[1] >= LARGEST:
+        raise ValueError(f"an image of {image.shape[0]} x {image.shape[1]} pixels is too large to be searched")
+    small = image.astype(np.uint8)
+    if image.dtype != np.uint8 and not np.array_equal(small, image):
+        raise ValueError(f"an image of {image.dtype} holds values that are not whole numbers from 0 to 255")
+    return small
+
+
 def ready() -> None:
-    """Compile the kernels, or read them from disk, before they are needed."""
-    with compiled.told():
-        in_one_colour(np.random.default_rng(0).integers(0, 255, (16, 16, 3), np.uint8), "RGB", ("CTSF",), (4, 8))
+    """Compile the kernels, or read them from disk, before they are needed; once in a process."""
+    global _ready  # noqa: PLW0603
+    if not _ready:
+        with compiled.told():
+            if not _ready:
+                noise = np.random.default_rng(0).integers(0, 255, (16, 16, 3), np.uint8)
+                in_one_colour(noise, "RGB", ("CTSF",), (4, 8))
+                _ready = True
 
 
 def in_one_colour(image: Any, colour: str, similarities: Sequence[str], ks: Sequence[float]) -> list[Hierarchy]:

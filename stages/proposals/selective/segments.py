@@ -200,7 +200,8 @@ def sorted_edges(weights):  # type: ignore[no-untyped-def]
 def components(parent, edges, start, shape, k):  # type: ignore[no-untyped-def]
     """The first round from flat zones: components (H W uint32), their sizes, and the lightest edge of each pair left.
 
-    parent: as `flat_zones` gives it; it is used up. Edges come as ends (P 2) and where those of each weight start.
+    parent: as `flat_zones` gives it; it is used up. edges, start: as `sorted_edges` gives them. What is left comes as
+    ends (P 2) and where those of each weight start.
     """
     height, _, width = shape
     pixels = np.uint32(height * width)

@@ -206,6 +206,17 @@ def test_odd_images(engine: str, mode: str, width: int | None, shape: tuple[int,
         assert len(boxes) == 0
 
 
+@BOTH
+def test_forty_to_one(engine: str) -> None:
+    """A wide image is searched at its width, where the least side drops all; a tall one at up to four widths."""
+    wide = np.kron(picture(0, 25, 1000), np.ones((4, 4, 1), np.uint8))  # 4000 x 100
+    assert len(propose(wide, engine=engine, width=500, min_side=20)["boxes"]) == 0
+    found = propose(wide, engine=engine, width=500, min_side=0)["boxes"]
+    assert found[:, 2].max() == 4000
+    tall = propose(np.ascontiguousarray(wide.transpose(1, 0, 2)), engine=engine, width=500, min_side=20)["boxes"]
+    assert tall[:, 3].max() == 4000
+
+
 def test_a_tall_strip_stays_small() -> None:
     assert resize(np.zeros((3000, 1, 3), np.uint8), 500).shape[0] <= 2000
     assert resize(np.zeros((300, 100, 3), np.uint8), 500).shape == (1500, 500, 3)
@@ -223,7 +234,7 @@ def test_missing_numba_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.delattr("rcnn.stages.proposals.selective.search", raising=False)
     monkeypatch.setitem(sys.modules, "numba", None)
-    with pytest.raises(UserError, match="pip install numba"):
+    with pytest.raises(UserError, match="selective search needs numba"):
         propose(picture())
     assert len(propose(picture(), engine="opencv")["boxes"])
 
@@ -242,7 +253,10 @@ WRONG: list[dict[str, Any]] = [
     {"similarities": ["CTX"]},
     {"similarities": [""]},
     {"similarities": ["CC"]},
+    {"similarities": ["CT", "TC"]},
+    {"similarities": "CTSF"},
     {"ks": [100, 0]},
+    {"ks": [float("inf")]},
 ]
 
 

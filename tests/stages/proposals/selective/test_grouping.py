@@ -29,13 +29,13 @@ def scene(seed: int, channels_: int = 3) -> Any:
     return channels(smoothed(image))[:channels_]
 
 
-def plain_counts(planes: Any, labels: Any, region: int) -> Any:
+def plain_counts(planes: Any, labels: Any, region: int, every: int = EVERY) -> Any:
     """The F counts of a region, pixel by pixel."""
     count, height, width = planes.shape
     out = np.zeros(count * (COLOUR_BINS + TEXTURES), int)
     p = planes.astype(np.float32)
-    for y in range(0, height, EVERY):
-        for x in range(y // EVERY % EVERY, width, EVERY):
+    for y in range(0, height, every):
+        for x in range(y // every % every, width, every):
             if labels[y, x] != region:
                 continue
             for c in range(count):
@@ -62,6 +62,19 @@ def test_descriptions_by_the_definition(count: int) -> None:
         assert found.size[region] == len(ys)
         assert found.box[region].tolist() == [xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]
         np.testing.assert_array_equal(found.counts[region], plain_counts(planes, labels, region))
+
+
+def test_a_region_that_the_quincunx_misses_is_counted_whole() -> None:
+    planes = scene(4)
+    labels = np.zeros(planes.shape[1:], np.uint32)
+    labels[7, 3:30] = 1  # an odd row
+    labels[4, 11] = 2  # a column that row 4 leaves out
+    found = describe(planes, labels, 3)
+    np.testing.assert_array_equal(found.counts[0], plain_counts(planes, labels, 0))
+    assert found.counts[1, : 3 * COLOUR_BINS].sum() == 3 * 27
+    assert found.counts[2, : 3 * COLOUR_BINS].sum() == 3
+    for region in (1, 2):
+        np.testing.assert_array_equal(found.counts[region], plain_counts(planes, labels, region, every=1))
 
 
 def test_eight_directions_each_count_every_pixel() -> None:

@@ -40,5 +40,10 @@ def test_far_apart_boxes_of_a_pixel_are_no_duplicates() -> None:
     assert ranked(boxes, np.arange(9.0)).tolist() == list(range(9))
 
 
+def test_boxes_wider_than_65535_are_told_apart() -> None:
+    boxes = np.array([[0, 0, 65540, 7], [0, 1, 65540, 7], [70000, 0, 70900, 9], [4464, 0, 5364, 9], [0, 0, 65540, 7]])
+    assert sorted(ranked(boxes, np.arange(5.0)).tolist()) == [0, 1, 2, 3]
+
+
 def test_nothing_to_rank() -> None:
     assert ranked(np.zeros((0, 4), np.int32), np.zeros(0)).tolist() == []
