@@ -11,9 +11,9 @@ images. Prints the median of the ratios of the images, and the throughput of two
 average best overlap and recall among the first boxes, and the difference with a paired bootstrap over images (95 %).
 
 --paper: OpenCV with the colours, similarities and k of the paper's mode instead of its presets, and boxes in the
-paper's order (engine="opencv"). --start: instead of all that, new processes that search one 640 x 480 image of SPEC, the
-kernels compiled before: seconds of the call (numba's import and reading the kernels included) and of the process, and
-the peak of resident memory.
+paper's order (engine="opencv"). --start: instead of all that, new processes that search one 640 x 480 image of SPEC,
+the kernels compiled before: seconds of the call (numba's import and reading the kernels included) and of the process,
+and the peak of resident memory.
 """
 
 from __future__ import annotations
