@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .compiled import kernel
-from .segments import renamed
 
 COLOUR_BINS = 25  # a channel: the paper
 TEXTURE_BINS = 10  # a channel and orientation: the paper
@@ -29,26 +28,28 @@ def describe(planes: Any, labels: Any, count: int) -> Regions:
     """The regions of labels (H W uint32, 0..count - 1) over the smoothed channels (C H W uint8) of an image.
 
     Derivatives are central differences of the smoothed image, in steps of `STEP` grey levels (the paper's are Gaussian,
-    of sigma 1). A quarter of the pixels is counted, in a quincunx; all, of a region that has none of these.
+    of sigma 1). A quarter of the pixels is counted, in a quincunx.
     """
     size = np.zeros(count, np.int32)
     box = np.zeros((count, 4), np.int32)
     measure(labels, size, box)
     counts = np.zeros((count, len(planes) * (COLOUR_BINS + TEXTURES)), np.int32)
-    count_bins(planes, labels, np.float32(STEP), EVERY, counts)
-    missed = ~counts[:, :COLOUR_BINS].any(1)
-    if missed.any():
-        whole = np.zeros((count + 1, counts.shape[1]), np.int32)  # the last row: the others
-        names = np.where(missed, np.arange(count), count).astype(np.uint32)
-        count_bins(planes, renamed(labels, names), np.float32(STEP), 1, whole)
-        counts[missed] = whole[:-1][missed]
+    count_bins(planes, labels, np.float32(1 / STEP), counts)
+    rest_in_bin_0(counts, len(planes) * COLOUR_BINS)
     return Regions(size, box, counts)
 
 
-def united(regions: Regions, of: Any, count: int) -> Regions:
-    """`count` regions, each made of those whose `of` (uint32) names it."""
+def united(planes: Any, labels: Any, regions: Regions, of: Any, count: int) -> Regions:
+    """`count` regions, each made of those whose `of` (uint32) names it; planes, labels: what they are of.
+
+    One that the quincunx has missed altogether is counted whole.
+    """
     out = Regions(*(np.zeros((count, *field.shape[1:]), np.int32) for field in regions))
     unite(of, *regions, *out)
+    missed = np.flatnonzero(~out.counts[:, :COLOUR_BINS].any(1))
+    count_whole(planes, labels, of, np.float32(1 / STEP), missed, out.box, out.counts)
+    if len(missed):
+        rest_in_bin_0(out.counts, len(planes) * COLOUR_BINS)
     return out
 
 
@@ -71,47 +72,73 @@ def measure(labels, size, box):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def count_bins(planes, labels, step, every, counts):  # type: ignore[no-untyped-def]
+def count_bins(planes, labels, per_step, counts):  # type: ignore[no-untyped-def]
     """Count colours and the derivatives in eight directions; the diagonal ones are steered from dx and dy."""
     channels, height, width = planes.shape
-    each = 1 + AXES
-    per_step = np.float32(1) / step
-    bins = np.empty((channels * each, width), np.uint32)
+    bins = np.empty((channels * (1 + AXES), width), np.uint32)
     flat = counts.reshape(-1)
-    for y in range(0, height, every):
-        for c in range(channels):
-            row, above, below = planes[c, y], planes[c, max(y - 1, 0)], planes[c, min(y + 1, height - 1)]
-            first, out = channels * COLOUR_BINS + c * TEXTURES, bins[c * each : (c + 1) * each]
-            for start, stop in (
-                (0, 1),
-                (1, width - 1),
-                (max(width - 1, 1), width),
-            ):  # the borders apart: no test inside
-                left = row[max(start - 1, 0) : max(start - 1, 0) + stop - start]
-                right = row[min(start + 1, width - 1) :]
-                here = slice(start, stop)
-                _bins(row[here], left, right, above[here], below[here], per_step, c * COLOUR_BINS, first, out[:, here])
-        for x in range(y // every % every, width, every):
+    for y in range(0, height, EVERY):
+        _row_bins(planes, y, 0, 1, per_step, bins)  # the borders apart: no test for every pixel
+        _row_bins(planes, y, 1, width - 1, per_step, bins)
+        _row_bins(planes, y, max(width - 1, 1), width, per_step, bins)
+        for x in range(y // EVERY % EVERY, width, EVERY):
             row_of = labels[y, x] * np.uint64(counts.shape[1])
             for i in range(len(bins)):
                 flat[row_of + bins[i, x]] += 1
-    for region in range(len(counts)):  # of an axis's two directions a pixel has one at most: the rest are in bin 0
+
+
+@kernel
+def count_whole(planes, labels, of, per_step, regions, box, counts):  # type: ignore[no-untyped-def]
+    """Count every pixel of a few small regions."""
+    bins = np.empty((len(planes) * (1 + AXES), planes.shape[2]), np.uint32)
+    for region in regions:
+        for y in range(box[region, 1], box[region, 3]):
+            for x in range(box[region, 0], box[region, 2]):
+                if of[labels[y, x]] == region:
+                    _row_bins(planes, y, x, x + 1, per_step, bins)
+                    for i in range(len(bins)):
+                        counts[region, bins[i, x]] += 1
+
+
+@kernel
+def rest_in_bin_0(counts, first_texture):  # type: ignore[no-untyped-def]
+    """Of an axis's two directions a pixel has one at most, and is in bin 0 of the other: what the others leave."""
+    for region in range(len(counts)):
         pixels = np.int32(0)
         for shade in range(COLOUR_BINS):
             pixels += counts[region, shade]
-        for first in range(channels * COLOUR_BINS, counts.shape[1], TEXTURE_BINS):
+        for first in range(first_texture, counts.shape[1], TEXTURE_BINS):
             counts[region, first] = pixels
             for bin in range(first + 1, first + TEXTURE_BINS):
                 counts[region, first] -= counts[region, bin]
 
 
 @kernel
-def _bins(row, left, right, above, below, per_step, shade, first, out):  # type: ignore[no-untyped-def]
-    """Of pixels of a row of one channel the bin of its colour, then that of each axis."""
-    diagonal = np.float32(0.5**0.5)
-    shades, along, across, falling, rising = out[0], out[1], out[2], out[3], out[4]
+def _row_bins(planes, y, start, stop, per_step, bins):  # type: ignore[no-untyped-def]
+    """The bins (C*5 W, filled from start to stop) of pixels of row y: one at a border, or any that are not."""
+    channels, height, width = planes.shape
+    for c in range(channels):
+        row, above, below = planes[c, y], planes[c, max(y - 1, 0)], planes[c, min(y + 1, height - 1)]
+        left = row[max(start - 1, 0) : max(start - 1, 0) + stop - start]
+        right = row[min(start + 1, width - 1) :]
+        shade, first, i = c * COLOUR_BINS, channels * COLOUR_BINS + c * TEXTURES, c * (1 + AXES)
+        _colours(row[start:stop], shade, bins[i, start:stop])
+        dx, dy = bins[i + 1, start:stop], bins[i + 2, start:stop]  # one dimension each: numba knows them contiguous
+        falling, rising = bins[i + 3, start:stop], bins[i + 4, start:stop]
+        _textures(left, right, above[start:stop], below[start:stop], per_step, first, dx, dy, falling, rising)
+
+
+@kernel
+def _colours(row, shade, out):  # type: ignore[no-untyped-def]
     for x in range(len(row)):
-        shades[x] = np.uint32(shade + (np.int32(row[x]) * COLOUR_BINS >> 8))
+        out[x] = np.uint32(shade + (np.int32(row[x]) * COLOUR_BINS >> 8))
+
+
+@kernel
+def _textures(left, right, above, below, per_step, first, along, across, falling, rising):  # type: ignore[no-untyped-def]
+    """The bins of derivatives along the four axes."""
+    diagonal = np.float32(0.5**0.5)
+    for x in range(len(above)):
         dx = (np.float32(right[x]) - np.float32(left[x])) * per_step
         dy = (np.float32(below[x]) - np.float32(above[x])) * per_step
         along[x] = np.uint32(first + _place(dx))

@@ -84,7 +84,7 @@ def in_one_colour(image: Any, colour: str, similarities: Sequence[str], ks: Sequ
     of_atoms = describe(planes, atoms, len(found[0].of_atom))
     out = []
     for k, segments in zip(ks, found):
-        regions = united(of_atoms, segments.of_atom, segments.n)
+        regions = united(planes, atoms, of_atoms, segments.of_atom, segments.n)
         for measures in similarities:
             tree = group(regions, segments.pairs, measures, atoms.size)
             out.append(Hierarchy(colour, k, measures, atoms, segments, tree))

@@ -18,7 +18,7 @@ from rcnn.stages.proposals.selective.describe import (
     united,
 )
 from rcnn.stages.proposals.selective.grouping import ONE, SHARES, group
-from rcnn.stages.proposals.selective.segments import channels, segmentations, smoothed
+from rcnn.stages.proposals.selective.segments import Segments, channels, segmentations, smoothed
 
 
 def scene(seed: int, channels_: int = 3) -> Any:
@@ -27,6 +27,10 @@ def scene(seed: int, channels_: int = 3) -> Any:
     patches = np.kron(rng.integers(0, 230, (5, 7, 3)), np.ones((9, 8, 1)))
     image = (patches + rng.integers(0, 25, patches.shape)).astype(np.uint8)
     return channels(smoothed(image))[:channels_]
+
+
+def described(planes: Any, atoms: Any, found: Segments) -> Regions:
+    return united(planes, atoms, describe(planes, atoms, len(found.of_atom)), found.of_atom, found.n)
 
 
 def plain_counts(planes: Any, labels: Any, region: int, every: int = EVERY) -> Any:
@@ -69,7 +73,7 @@ def test_a_region_that_the_quincunx_misses_is_counted_whole() -> None:
     labels = np.zeros(planes.shape[1:], np.uint32)
     labels[7, 3:30] = 1  # an odd row
     labels[4, 11] = 2  # a column that row 4 leaves out
-    found = describe(planes, labels, 3)
+    found = united(planes, labels, describe(planes, labels, 3), np.arange(3, dtype=np.uint32), 3)
     np.testing.assert_array_equal(found.counts[0], plain_counts(planes, labels, 0))
     assert found.counts[1, : 3 * COLOUR_BINS].sum() == 3 * 27
     assert found.counts[2, : 3 * COLOUR_BINS].sum() == 3
@@ -90,7 +94,7 @@ def test_united_regions_are_those_of_the_united_labels() -> None:
     planes = scene(3)
     labels = np.random.default_rng(0).integers(0, 6, planes.shape[1:]).astype(np.uint32)
     of = np.array([0, 1, 1, 0, 2, 2], np.uint32)
-    for a, b in zip(united(describe(planes, labels, 6), of, 3), describe(planes, of[labels], 3)):
+    for a, b in zip(united(planes, labels, describe(planes, labels, 6), of, 3), describe(planes, of[labels], 3)):
         np.testing.assert_array_equal(a, b)
 
 
@@ -148,7 +152,7 @@ def brute_force(regions: Regions, pairs: Any, measures: str, area: int) -> list[
 def test_the_tree_is_algorithm_1s(measures: str, seed: int) -> None:
     planes = scene(seed, 1 if seed == 2 else 3)
     atoms, (found,) = segmentations(planes, [(20, 12)])
-    regions = united(describe(planes, atoms, len(found.of_atom)), found.of_atom, found.n)
+    regions = described(planes, atoms, found)
     assert found.n > 15
     tree = group(regions, found.pairs, measures, atoms.size)
     assert [tuple(map(int, pair)) for pair in tree.merges] == brute_force(regions, found.pairs, measures, atoms.size)
@@ -160,7 +164,7 @@ def test_any_tree(seed: int) -> None:
     rng = np.random.default_rng(seed)
     planes = channels(rng.integers(0, 256, (50, 60, 3), dtype=np.uint8))
     atoms, (found,) = segmentations(planes, [(5, 5)])
-    regions = united(describe(planes, atoms, len(found.of_atom)), found.of_atom, found.n)
+    regions = described(planes, atoms, found)
     tree = group(regions, found.pairs, "CTSF", atoms.size)
     n = found.n
     assert n > 100  # the lists of neighbours are packed on the way
@@ -180,7 +184,7 @@ def test_counts_do_not_overflow_shares() -> None:
     planes = np.full((1, 6, 4000), 3, np.uint8)
     planes[:, :, 2000:] = 200
     atoms, (found,) = segmentations(planes, [(10, 10)])
-    regions = united(describe(planes, atoms, len(found.of_atom)), found.of_atom, found.n)
+    regions = described(planes, atoms, found)
     assert found.n == 2
     tree = group(regions, found.pairs, "CT", atoms.size)
     assert tree.merges.tolist() == [[0, 1]]
