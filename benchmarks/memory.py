@@ -13,10 +13,11 @@ solver that holds the interpreter hides nothing. The peak includes Python, torch
 
 Prototypes are max(0, normal), one for each class; scene (of an image, one of five in turn, x 0.5) and noise (of a row)
 are slices, from places drawn by a number, of one fixed run of a million normal numbers. (With a scene of its own in
-every image, nearly every proposal stays a hard negative, which no real data set did.) An image of 500 x 375 pixels has three
-annotated boxes side by side, of classes that go round. Of its proposals 20 % are an annotated box moved by up to 6 % of
-its sides (IoU > 0.6), 5 % one moved by 25 % to 75 %, the rest lie anywhere; the strength is 1 for the first, 0.5 for
-the second, 0 for the rest but 2 %, which show a class at 0.2 to 0.8: the hard negatives.
+every image, nearly every proposal stays a hard negative, which no real data set did.)
+
+An image of 500 x 375 pixels has three annotated boxes side by side, of classes that go round. Of its proposals 20 % are
+an annotated box moved by up to 6 % of its sides (IoU > 0.6), 5 % one moved by 25 % to 75 %, the rest lie anywhere; the strength
+is 1 for the first, 0.5 for the second, 0 for the rest but 2 %, which show a class at 0.2 to 0.8: the hard negatives.
 """
 
 from __future__ import annotations
