@@ -16,8 +16,9 @@ are slices, from places drawn by a number, of one fixed run of a million normal 
 every image, nearly every proposal stays a hard negative, which no real data set did.)
 
 An image of 500 x 375 pixels has three annotated boxes side by side, of classes that go round. Of its proposals 20 % are
-an annotated box moved by up to 6 % of its sides (IoU > 0.6), 5 % one moved by 25 % to 75 %, the rest lie anywhere; the strength
-is 1 for the first, 0.5 for the second, 0 for the rest but 2 %, which show a class at 0.2 to 0.8: the hard negatives.
+an annotated box moved by up to 6 % of its sides (IoU > 0.6), 5 % one moved by 25 % to 75 %, the rest lie anywhere;
+the strength is 1 for the first, 0.5 for the second, 0 for the rest but 2 %, which show a class at 0.2 to 0.8: the hard
+negatives.
 """
 
 from __future__ import annotations
