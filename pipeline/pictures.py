@@ -10,7 +10,7 @@ import numpy as np
 
 from ..cache import files
 from ..stages.boxes import decode
-from ..stages.proposals.selective.regions import mask
+from ..stages.proposals.selective.regions import FIELDS, mask
 from ..stages.record import Record
 from .wrap import host
 
@@ -62,7 +62,7 @@ def _draw_regions(axes: Any, record: Record, classes: Sequence[str], field: str)
     shades = np.random.default_rng(0).integers(40, 255, (int(maps.max()) + 1, 3), np.uint8)
     tiles = list(shades[maps])
     if field == "regions.nodes":
-        fields = {name: host(record[name]) for name in ("regions.labels", "regions.merges", "regions.nodes")}
+        fields = {name: host(record[name]) for name in FIELDS}
         shown = range(min(FIRST_REGIONS, len(fields["regions.nodes"])))
         own = fields["regions.nodes"][:, 0]  # the map of each
         tiles = [np.where(mask(fields, r)[..., None], tiles[own[r]], 0).astype(np.uint8) for r in shown]

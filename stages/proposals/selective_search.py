@@ -12,6 +12,8 @@ from ..boxes import clip
 from ..record import Record
 from ..stage import Stage
 from .selective.colours import COLOURS
+from .selective.ranks import ranked, values_by_area, values_by_place
+from .selective.regions import FIELDS, as_fields
 
 
 class Mode(NamedTuple):
@@ -112,8 +114,7 @@ class SelectiveSearch(Stage):
 
     @property
     def gives(self) -> tuple[str, ...]:  # type: ignore[override]
-        more = ("regions.labels", "regions.merges", "regions.nodes") if self.regions else ()
-        return ("boxes", "objectness", *more)
+        return ("boxes", "objectness", *(FIELDS if self.regions else ()))
 
     def validate(self) -> None:
         for name, known in (("engine", ENGINES), ("mode", PAPER)):
@@ -157,15 +158,13 @@ class SelectiveSearch(Stage):
         return [self._propose(record) for record in records]
 
     def _propose(self, record: Record) -> dict[str, Any]:
-        from .selective.ranks import ranked, values, values_by_area
-
         rng = np.random.default_rng([self.random_state, *record.id.encode("utf-8", "surrogateescape")])
         image = record["image"]
         small = resize(image, self.width)
         if self.engine == "native":
             found = _native().hierarchies(small, *self.search(), threads=self.threads)
             boxes = np.concatenate([hierarchy.tree.box for hierarchy in found])
-            value = values([len(hierarchy.tree.size) for hierarchy in found], rng)
+            value = values_by_place([len(hierarchy.tree.size) for hierarchy in found], rng)
         else:
             from .selective.opencv import opencv_boxes
 
@@ -179,8 +178,6 @@ class SelectiveSearch(Stage):
             "objectness": (1 - np.arange(len(kept)) / max(len(kept), 1)).astype(np.float32),
         }
         if self.regions:
-            from .selective.regions import as_fields
-
             fields.update(as_fields(found, kept))
         return fields
 

@@ -60,7 +60,7 @@ def as_rgb(image: Any) -> Any:
         raise ValueError(f"an image of shape {image.shape} is not H W 3")
     if image.shape[0] * image.shape[1] >= LARGEST:
         raise ValueError(f"an image of {image.shape[0]} x {image.shape[1]} pixels is too large to be searched")
-    small = image.astype(np.uint8)
+    small = image.astype(np.uint8, copy=False)
     if image.dtype != np.uint8 and not np.array_equal(small, image):
         raise ValueError(f"an image of {image.dtype} holds values that are not whole numbers from 0 to 255")
     return small

@@ -125,11 +125,9 @@ def weigh(planes, weights):  # type: ignore[no-untyped-def]
 @kernel
 def _weigh_three(a, b, c, d, e, f, out):  # type: ignore[no-untyped-def]
     for x in range(len(out)):
-        u, v, w = (
-            np.float32(a[x]) - np.float32(d[x]),
-            np.float32(b[x]) - np.float32(e[x]),
-            np.float32(c[x]) - np.float32(f[x]),
-        )
+        u = np.float32(a[x]) - np.float32(d[x])
+        v = np.float32(b[x]) - np.float32(e[x])
+        w = np.float32(c[x]) - np.float32(f[x])
         out[x] = np.uint16(np.int32(np.float32(LEVELS) * np.sqrt(u * u + v * v + w * w)))
 
 

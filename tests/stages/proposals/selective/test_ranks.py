@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import numpy as np
-from rcnn.stages.proposals.selective.ranks import ranked, values, values_by_area
+from rcnn.stages.proposals.selective.ranks import ranked, values_by_area, values_by_place
 
 
 def test_places_count_from_the_root_of_each_tree() -> None:
     """With v = RND * i, the root (i = 1) comes before the node of place 2 with probability 3/4."""
     rng = np.random.default_rng(0)
-    found = np.stack([values([2, 1], rng) for _ in range(4000)])  # the last of each tree is its root
+    found = np.stack([values_by_place([2, 1], rng) for _ in range(4000)])  # the last of each tree is its root
     assert abs((found[:, 1] < found[:, 0]).mean() - 0.75) < 0.03
     assert abs((found[:, 2] < found[:, 1]).mean() - 0.5) < 0.03
-    assert len(values([], rng)) == 0
+    assert len(values_by_place([], rng)) == 0
 
 
 def test_by_area_the_larger_of_two_is_first_with_probability_three_quarters() -> None:
