@@ -87,14 +87,8 @@ def merged(pairs, place, counts, colours, use):  # type: ignore[no-untyped-def]
                 near[end] = _entry(like, c)
                 best[a] = max(best[a], near[end])
                 end += np.uint32(1)
-                was = _slot(best[c])
-                length[c] = _replace(near, start[c], length[c], a, b, _entry(like, a))
-                if (was == a) | (was == b):
-                    best[c] = -1
-                    for other in range(start[c], start[c] + length[c]):
-                        best[c] = max(best[c], near[other])
-                else:
-                    best[c] = max(best[c], _entry(like, a))
+                entry = _entry(like, a)
+                length[c], best[c] = _replace(near, start[c], length[c], a, b, entry)
         start[a], length[a], length[b] = begin, end - begin, 0
     return merges, places
 
@@ -114,11 +108,7 @@ def _histograms(counts, colours):  # type: ignore[no-untyped-def]
     """Of each region how many counts are of colour and of texture (n 2), and their shares."""
     totals, shares = np.empty((len(counts), 2), np.int64), np.empty(counts.shape, np.uint16)
     for i in range(np.uint32(len(counts))):
-        for part, first, last in ((0, 0, colours), (1, colours, counts.shape[1])):
-            total = np.int64(0)
-            for f in range(first, last):
-                total += counts[i, f]
-            totals[i, part] = total
+        totals[i, 0], totals[i, 1] = _sum(counts[i, :colours]), _sum(counts[i, colours:])
         _share(i, counts, totals, colours, shares)
     return totals, shares
 
@@ -144,11 +134,13 @@ def _lists(pairs, likes, n):  # type: ignore[no-untyped-def]
 @kernel
 def _highest(best):  # type: ignore[no-untyped-def]
     """The first slot that is as like its best neighbour as any is."""
-    slot, top = np.uint32(0), best[0]
+    top = np.int64(-1)
     for i in range(len(best)):
-        if best[i] > top | LAST:
-            slot, top = np.uint32(i), best[i]
-    return slot
+        top = max(top, best[i])
+    for i in range(len(best)):
+        if best[i] | LAST == top | LAST:
+            return np.uint32(i)
+    return np.uint32(0)
 
 
 @kernel
@@ -160,8 +152,7 @@ def _add(a, b, place, counts, totals, colours, shares):  # type: ignore[no-untyp
         place[a, side + 2] = max(place[a, side + 2], place[b, side + 2])
     for part in range(2):
         totals[a, part] += totals[b, part]
-    for f in range(counts.shape[1]):
-        counts[a, f] += counts[b, f]
+    _increase(counts[a], counts[b])
     _share(a, counts, totals, colours, shares)
 
 
@@ -180,10 +171,29 @@ def _packed(near, start, length):  # type: ignore[no-untyped-def]
 @kernel
 def _share(i, counts, totals, colours, shares):  # type: ignore[no-untyped-def]
     """Counts to shares: each of the two histograms has the sum `SHARES`, less what is rounded down."""
-    for part, first, last in ((0, 0, colours), (1, colours, counts.shape[1])):
-        scale = np.float32(SHARES) / np.float32(max(totals[i, part], 1))
-        for f in range(first, last):
-            shares[i, f] = np.uint16(np.int32(np.float32(counts[i, f]) * scale))
+    _scaled(counts[i, :colours], totals[i, 0], shares[i, :colours])
+    _scaled(counts[i, colours:], totals[i, 1], shares[i, colours:])
+
+
+@kernel
+def _scaled(counts, total, out):  # type: ignore[no-untyped-def]
+    scale = np.float32(SHARES) / np.float32(max(total, 1))
+    for f in range(len(out)):
+        out[f] = np.uint16(np.int32(np.float32(counts[f]) * scale))
+
+
+@kernel
+def _increase(counts, by):  # type: ignore[no-untyped-def]
+    for f in range(len(counts)):
+        counts[f] += by[f]
+
+
+@kernel
+def _sum(counts):  # type: ignore[no-untyped-def]
+    total = np.int64(0)
+    for f in range(len(counts)):
+        total += counts[f]
+    return total
 
 
 @kernel
@@ -204,17 +214,14 @@ def _similarity(a, b, place, shares, use):  # type: ignore[no-untyped-def]
 
 @kernel
 def _replace(near, start, length, a, b, entry):  # type: ignore[no-untyped-def]
-    """In a list b goes, and this is the entry of a; its new length."""
-    found = False
-    i = start
-    while i < start + length:
-        slot = _slot(near[i])
-        if (slot == a) | (slot == b):
-            if found:
-                length -= np.uint32(1)
-                near[i] = near[start + length]
-                continue
-            found = True
-            near[i] = entry
-        i += np.uint32(1)
-    return length
+    """In a list both a and b make room for this entry; its new length, and the best of it."""
+    at, top = start, entry
+    for i in range(start, start + length):
+        other = near[i]
+        slot = _slot(other)
+        near[at] = other
+        if (slot != a) & (slot != b):
+            at += np.uint32(1)
+            top = max(top, other)
+    near[at] = entry
+    return at + np.uint32(1) - start, top
