@@ -51,7 +51,9 @@ def smoothed(image: Any, sigma: float = SIGMA) -> Any:
 
 def channels(image: Any) -> Any:
     """C H W of an image H W C, or H W."""
-    return np.ascontiguousarray(np.moveaxis(image.reshape(*image.shape[:2], -1), 2, 0))
+    import cv2
+
+    return np.stack(cv2.split(image))
 
 
 def segmentations(planes: Any, ks: Sequence[tuple[float, int]]) -> tuple[Any, list[Segments]]:
@@ -62,6 +64,7 @@ def segmentations(planes: Any, ks: Sequence[tuple[float, int]]) -> tuple[Any, li
     weights = np.empty((planes.shape[1], WAYS, planes.shape[2]), np.uint16)
     weigh(planes, weights)
     nodes = flat_zones(weights)
+    thin(weights, nodes)
     edges, start = sorted_edges(weights)
     labels, size, pairs, begin = components(nodes, edges, start, weights.shape, np.float32(ks[0][0]))
     found = []
@@ -143,21 +146,23 @@ def flat_zones(weights):  # type: ignore[no-untyped-def]
     height, _, width = weights.shape
     floor = np.uint16(FLOOR * LEVELS)
     parent = np.empty(height * width, np.uint32)
-    p = np.uint32(0)
     for y in range(height):
+        p = np.uint32(y * width)
+        run = p
         for x in range(width):
-            first = p
-            if x > 0 and weights[y, 0, x - 1] <= floor:
-                first = parent[p - np.uint32(1)]
-            if y > 0 and weights[y - 1, 1, x] <= floor:
-                above = parent[p - np.uint32(width)]
-                if first == p:
-                    first = above
-                elif above != first:
-                    a, b = _top(parent, first), _top(parent, above)
-                    first = min(a, b)
-                    parent[max(a, b)] = first
-            parent[p] = first
+            run = run if (x > 0) and (weights[y, 0, x - 1] <= floor) else p
+            parent[p] = run
+            p += np.uint32(1)
+    for y in range(1, height):
+        p = np.uint32(y * width)
+        joined = (p, p)  # runs, just now
+        for x in range(width):
+            if weights[y - 1, 1, x] <= floor:
+                runs = parent[p], parent[p - np.uint32(width)]
+                if runs != joined:
+                    joined = runs
+                    a, b = _top(parent, runs[0]), _top(parent, runs[1])
+                    parent[max(a, b)] = min(a, b)
             p += np.uint32(1)
     for pixel in range(height * width):
         parent[pixel] = parent[parent[pixel]]
@@ -165,26 +170,60 @@ def flat_zones(weights):  # type: ignore[no-untyped-def]
 
 
 @kernel
+def thin(weights, zones):  # type: ignore[no-untyped-def]
+    """Set to `OFF` the edges within a flat zone, and of a pixel's edges to the same zone all but the lightest.
+
+    None of these would join anything: if two components are not joined by the lightest edge between them, one of them
+    will not grow any more (the paper's lemma 1).
+    """
+    height, _, width = weights.shape
+    if width < 3:
+        return
+    inner = slice(1, width - 1)  # the borders stay as they are
+    for y in range(height - 1):
+        row, below = zones[y * width : (y + 1) * width], zones[(y + 1) * width : (y + 2) * width]
+        here, right, down, down_right, down_left = row[inner], row[2:], below[inner], below[2:], below[: width - 2]
+        a, b, c, d = weights[y, 0][inner], weights[y, 1][inner], weights[y, 2][inner], weights[y, 3][inner]
+        for edge, there in ((a, right), (b, down), (c, down_right), (d, down_left)):
+            _drop_within(edge, here, there)
+        _drop_heavier(c, down_right, b, down, 0)
+        _drop_heavier(c, down_right, a, right, 0)
+        _drop_heavier(d, down_left, b, down, 0)
+        _drop_heavier(b, down, c, down_right, 1)  # of equal ones the first in the order of `WAYS` stays
+        _drop_heavier(b, down, d, down_left, 1)
+        _drop_heavier(a, right, c, down_right, 1)
+
+
+@kernel
+def _drop_within(weight, here, there):  # type: ignore[no-untyped-def]
+    for x in range(len(weight)):
+        weight[x] = np.uint16(OFF) if here[x] == there[x] else weight[x]
+
+
+@kernel
+def _drop_heavier(weight, there, rival, beside, by):  # type: ignore[no-untyped-def]
+    """Drop edges to the zone that a rival leads to and that are at least so much heavier; a rival must be an edge."""
+    for x in range(len(weight)):
+        lighter = (rival[x] > np.uint16(FLOOR * LEVELS)) & (rival[x] + np.uint16(by) <= weight[x])
+        weight[x] = np.uint16(OFF) if (there[x] == beside[x]) & lighter else weight[x]
+
+
+@kernel
 def sorted_edges(weights):  # type: ignore[no-untyped-def]
     """Edges (4 * pixel + way, uint32) above `FLOOR` in rising weight, and where those of each weight start."""
     height, _, width = weights.shape
-    floor = np.uint16(FLOOR * LEVELS)
     found, heavy = np.empty(weights.size + 1, np.uint32), np.empty(weights.size + 1, np.uint16)
-    count = np.zeros((WAYS, OFF + 1), np.uint32)  # apart: an increment need not wait for the one before
     n = np.uint64(0)
     for y in range(height):
         for way in range(WAYS):
-            edge = np.uint32(4 * y * width + way)
-            for x in range(width):
-                weight = weights[y, way, x]
-                found[n], heavy[n] = edge, weight  # written over where it is not wanted: no branch
-                count[way, weight] += np.uint32(1)
-                n += np.uint64((floor < weight) & (weight < OFF))
-                edge += np.uint32(4)
+            n += _collect(weights[y, way], np.uint32(4 * y * width + way), found[n:], heavy[n:])
+    count = np.zeros((WAYS, OFF + 1), np.uint32)  # apart: an increment need not wait for the one before
+    for i in range(n):
+        count[found[i] & np.uint32(3), heavy[i]] += np.uint32(1)
     start = np.zeros(OFF + 1, np.uint64)
     for level in range(OFF):
         start[level + 1] = start[level]
-        for way in range(WAYS if level > floor else 0):
+        for way in range(WAYS):
             start[level + 1] += count[way, level]
     at = start.copy()
     edges = np.empty(n, np.uint32)
@@ -192,6 +231,17 @@ def sorted_edges(weights):  # type: ignore[no-untyped-def]
         edges[at[heavy[i]]] = found[i]
         at[heavy[i]] += np.uint64(1)
     return edges, start
+
+
+@kernel
+def _collect(weights, edge, found, heavy):  # type: ignore[no-untyped-def]
+    """Keep the edges of a row, the first of which is `edge`, that `sorted_edges` is after; how many."""
+    n = np.uint64(0)
+    for x in range(len(weights)):
+        found[n], heavy[n] = edge, weights[x]  # written over where it is not wanted: no branch
+        n += np.uint64((np.uint16(FLOOR * LEVELS) < weights[x]) & (weights[x] < OFF))
+        edge += np.uint32(4)
+    return n
 
 
 @kernel
@@ -320,7 +370,7 @@ def _once(own, ends, start):  # type: ignore[no-untyped-def]
 
     own: the component of each node; ends (E 2), start: edges between nodes.
     """
-    seen = np.zeros(4096, np.uint64)  # an open-addressing set of pairs
+    seen = np.zeros(4096, np.uint64)  # an open-addressing set of pairs, half full at most
     pairs = np.empty((len(ends), 2), np.uint32)
     begin = np.zeros_like(start)
     n = 0
@@ -334,7 +384,7 @@ def _once(own, ends, start):  # type: ignore[no-untyped-def]
             pairs[n, 0], pairs[n, 1] = a, b
             n += 1
             if 2 * n > len(seen):
-                seen = np.zeros(4 * len(seen), np.uint64)
+                seen = np.zeros(16 * len(seen), np.uint64)
                 for i in range(n):
                     _add(seen, pairs[i, 0], pairs[i, 1])
     begin[len(start) - 1] = n
