@@ -108,9 +108,9 @@ def environment(device: str) -> dict[str, Any]:
     """What may change bits beside the method: software, the device that computes, its name, threads."""
     from importlib.metadata import PackageNotFoundError, version
 
-    names = ("numpy", "numba", "torch", "torchvision", "scikit-learn", "pillow", "opencv-contrib-python-headless")
+    opencv = ("opencv-contrib-python-headless", "opencv-contrib-python")
     software = {}
-    for name in (*names, "opencv-contrib-python"):
+    for name in ("numpy", "numba", "llvmlite", "torch", "torchvision", "scikit-learn", "pillow", *opencv):
         with suppress(PackageNotFoundError):
             software[name] = version(name)
     if "torch" not in sys.modules:

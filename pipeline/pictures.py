@@ -10,13 +10,14 @@ import numpy as np
 
 from ..cache import files
 from ..stages.boxes import decode
-from ..stages.proposals.selective.regions import FIELDS, mask
+from ..stages.proposals.selective.regions import FIELDS, cut, mask
 from ..stages.record import Record
 from .wrap import host
 
 MANY = 200  # boxes in one picture, at most
 FIRST_REGIONS = 16
-NO_PICTURE = ("objectness", "regions.merges")
+CUTS = (64, 32, 16, 8, 4, 2)  # regions that a tree is shown with
+NO_PICTURE = ("objectness",)
 BEST = 5  # detections drawn where no score is asked for
 INCH = 6.0
 
@@ -57,22 +58,27 @@ def _draw_boxes(axes: Any, record: Record, classes: Sequence[str], field: str) -
 
 
 def _draw_regions(axes: Any, record: Record, classes: Sequence[str], field: str) -> None:
-    """Label maps, each segment in a colour; or the pixels of the first proposals."""
-    maps = host(record["regions.labels"])  # S h w
-    shades = np.random.default_rng(0).integers(40, 255, (int(maps.max()) + 1, 3), np.uint8)
-    tiles = list(shades[maps])
-    if field == "regions.nodes":
-        fields = {name: host(record[name]) for name in FIELDS}
-        shown = range(min(FIRST_REGIONS, len(fields["regions.nodes"])))
-        own = fields["regions.nodes"][:, 0]  # the map of each
-        tiles = [np.where(mask(fields, r)[..., None], tiles[own[r]], 0).astype(np.uint8) for r in shown]
-        axes.set_xlabel(f"the pixels of the first {len(tiles)} proposals", fontsize=8)
+    """Label maps, each segment in a colour; a tree at several heights; or the pixels of the first proposals."""
+    fields = {name: host(record[name]) for name in FIELDS}
+    maps, nodes = fields["regions.labels"], fields["regions.nodes"]  # S h w, R 3
+    shades = np.random.default_rng(0).integers(40, 255, (2 * int(maps.max()) + 1, 3), np.uint8)  # of nodes
+    if field == "regions.labels":
+        tiles = list(shades[maps])
+        said = f"the segments of {len(maps)} segmentations: by colour space, then by k"
+    elif field == "regions.merges":
+        tiles = [shades[cut(fields, 0, 0, count)] for count in CUTS]
+        said = f"the first tree when {', '.join(map(str, CUTS))} regions are left"
+    else:
+        shown = nodes[:FIRST_REGIONS, 0]  # the map of each
+        tiles = [np.where(mask(fields, r)[..., None], shades[maps[own]], 0) for r, own in enumerate(shown)]
+        said = f"the pixels of the first {len(tiles)} proposals"
+    axes.set_xlabel(said, fontsize=8)
     across = max(1, int(np.ceil(len(tiles) ** 0.5)))
     tiles += [np.zeros((*maps.shape[1:], 3), np.uint8)] * (-len(tiles) % across)
     rows = [np.concatenate(tiles[start : start + across], 1) for start in range(0, len(tiles), across)]
     axes.images[0].remove()
     if rows:
-        axes.imshow(np.concatenate(rows), interpolation="none")
+        axes.imshow(np.concatenate(rows).astype(np.uint8), interpolation="none")
 
 
 def _draw_scores(axes: Any, record: Record, classes: Sequence[str], field: str) -> None:

@@ -36,13 +36,37 @@ def mask(fields: Mapping[str, Any], proposal: int) -> Any:
 
     fields: with those of `as_fields`. IndexError if there is no such proposal.
     """
-    labels, merges, nodes = (fields[name] for name in FIELDS)
-    which, tree, node = (int(n) for n in nodes[proposal])
-    own = merges[merges[:, 0] == tree, 1:]  # n - 1 2
-    segments = len(own) + 1
-    inside = np.zeros(2 * segments - 1, bool)
+    which, tree, node = (int(n) for n in fields["regions.nodes"][proposal])
+    merges = _merges(fields, tree)
+    inside = np.zeros(2 * len(merges) + 1, bool)
     inside[node] = True
-    for i in range(node - segments, -1, -1):  # a node is above its children
-        if inside[segments + i]:
-            inside[own[i]] = True
-    return inside[:segments][labels[which]]
+    return _handed_down(inside, merges, len(merges))[fields["regions.labels"][which]]
+
+
+def cut(fields: Mapping[str, Any], which: int, tree: int, regions: int) -> Any:
+    """The node of each pixel (h w int32) when a tree's merges have left so many regions; all of them, if it has less.
+
+    fields: with those of `as_fields`. which: the label map that the tree stands on. ValueError for no regions.
+    """
+    if regions < 1:
+        raise ValueError(f"a tree cannot be cut into {regions} regions")
+    labels, merges = fields["regions.labels"][which], _merges(fields, tree)
+    nodes = np.arange(2 * len(merges) + 1, dtype=np.int32)
+    return _handed_down(nodes, merges, max(len(merges) + 1 - regions, 0))[labels]
+
+
+def _merges(fields: Mapping[str, Any], tree: int) -> Any:
+    merges = fields["regions.merges"]
+    return merges[merges[:, 0] == tree, 1:]  # n - 1 2
+
+
+def _handed_down(values: Any, merges: Any, count: int) -> Any:
+    """What each segment (n) has of values (2n - 1, of nodes) when a node's goes to its children, in the first merges.
+
+    A value that is not zero wins over a child's own.
+    """
+    segments = len(merges) + 1
+    for i in range(count - 1, -1, -1):  # a node is above its children
+        if values[segments + i]:
+            values[merges[i]] = values[segments + i]
+    return values[:segments]

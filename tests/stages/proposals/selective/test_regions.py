@@ -36,6 +36,27 @@ def test_maps_are_those_of_colours_and_ks(found: dict[str, Any]) -> None:
     assert found["regions.nodes"].shape == (len(found["boxes"]), 3)
 
 
+@pytest.mark.parametrize("count", [1, 2, 5, 17, 10_000])
+def test_a_tree_is_cut_into_nested_regions(found: dict[str, Any], count: int) -> None:
+    merges = found["regions.merges"]
+    segments = int((merges[:, 0] == 0).sum()) + 1
+    nodes = regions.cut(found, 0, 0, count)
+    assert len(np.unique(nodes)) == min(count, segments)
+    finer = regions.cut(found, 0, 0, count + 1)
+    assert all(len(np.unique(nodes[finer == node])) == 1 for node in np.unique(finer))
+
+
+def test_a_cut_is_made_of_the_nodes_own_pixels(found: dict[str, Any]) -> None:
+    mine = {int(node): r for r, (_, tree, node) in enumerate(found["regions.nodes"]) if tree == 0}
+    assert mine
+    for node, r in mine.items():
+        cuts = (regions.cut(found, 0, 0, count) for count in range(1, 200))
+        nodes = next(cut for cut in cuts if node in cut)
+        assert np.array_equal(regions.mask(found, r), nodes == node)
+    with pytest.raises(ValueError, match="0 regions"):
+        regions.cut(found, 0, 0, 0)
+
+
 def test_no_such_proposal(found: dict[str, Any]) -> None:
     with pytest.raises(IndexError):
         regions.mask(found, len(found["boxes"]))
