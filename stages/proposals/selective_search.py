@@ -82,7 +82,7 @@ class SelectiveSearch(Stage):
     """
 
     needs = ("image",)
-    version = 2
+    version = 3
     speed = ("threads",)
     parallel = True  # some 40 ms an image, or seconds with OpenCV
 
