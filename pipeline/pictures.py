@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from ..cache import files
 from ..stages.boxes import decode
-from ..stages.proposals.selective.regions import FIELDS, cut, mask
+from ..stages.proposals.selective.regions import REGION_FIELDS, cut, mask
 from ..stages.record import Record
 from .wrap import host
 
@@ -59,26 +59,45 @@ def _draw_boxes(axes: Any, record: Record, classes: Sequence[str], field: str) -
 
 def _draw_regions(axes: Any, record: Record, classes: Sequence[str], field: str) -> None:
     """Label maps, each segment in a colour; a tree at several heights; or the pixels of the first proposals."""
-    fields = {name: host(record[name]) for name in FIELDS}
-    maps, nodes = fields["regions.labels"], fields["regions.nodes"]  # S h w, R 3
-    shades = np.random.default_rng(0).integers(40, 255, (2 * int(maps.max()) + 1, 3), np.uint8)  # of nodes
-    if field == "regions.labels":
-        tiles = list(shades[maps])
-        said = f"the segments of {len(maps)} segmentations: by colour space, then by k"
-    elif field == "regions.merges":
-        tiles = [shades[cut(fields, 0, 0, count)] for count in CUTS]
-        said = f"the first tree when {', '.join(map(str, CUTS))} regions are left"
-    else:
-        shown = nodes[:FIRST_REGIONS, 0]  # the map of each
-        tiles = [np.where(mask(fields, r)[..., None], shades[maps[own]], 0) for r, own in enumerate(shown)]
-        said = f"the pixels of the first {len(tiles)} proposals"
+    fields = {name: host(record[name]) for name in REGION_FIELDS}
+    tiles, said = _REGIONS[field](fields)
     axes.set_xlabel(said, fontsize=8)
-    across = max(1, int(np.ceil(len(tiles) ** 0.5)))
-    tiles += [np.zeros((*maps.shape[1:], 3), np.uint8)] * (-len(tiles) % across)
-    rows = [np.concatenate(tiles[start : start + across], 1) for start in range(0, len(tiles), across)]
     axes.images[0].remove()
-    if rows:
-        axes.imshow(np.concatenate(rows).astype(np.uint8), interpolation="none")
+    if tiles:
+        axes.imshow(_mosaic(tiles), interpolation="none")
+
+
+def _segment_tiles(fields: Mapping[str, Any]) -> tuple[list[Any], str]:
+    maps = fields["regions.labels"]  # S h w
+    return list(_shades(maps)[maps]), f"the segments of {len(maps)} segmentations: by colour space, then by k"
+
+
+def _tree_tiles(fields: Mapping[str, Any]) -> tuple[list[Any], str]:
+    shades = _shades(fields["regions.labels"])
+    tiles = [shades[cut(fields, 0, 0, count)] for count in CUTS]
+    return tiles, f"the first tree, on the first segmentation, when {', '.join(map(str, CUTS))} regions are left"
+
+
+def _proposal_tiles(fields: Mapping[str, Any]) -> tuple[list[Any], str]:
+    maps, map_of = fields["regions.labels"], fields["regions.nodes"][:FIRST_REGIONS, 0]
+    shades = _shades(maps)
+    tiles = [shades[maps[own]] * mask(fields, r)[..., None] for r, own in enumerate(map_of)]
+    return tiles, f"the pixels of the first {len(tiles)} proposals"
+
+
+_REGIONS = {"regions.labels": _segment_tiles, "regions.merges": _tree_tiles, "regions.nodes": _proposal_tiles}
+
+
+def _shades(maps: Any) -> Any:
+    """A colour (uint8) for each node of the largest tree over these label maps."""
+    return np.random.default_rng(0).integers(40, 255, (2 * int(maps.max()) + 1, 3), np.uint8)
+
+
+def _mosaic(tiles: list[Any]) -> Any:
+    """Pictures of one size side by side, in rows that make a square of them."""
+    across = int(np.ceil(len(tiles) ** 0.5))
+    tiles = tiles + [np.zeros_like(tiles[0])] * (-len(tiles) % across)
+    return np.concatenate([np.concatenate(tiles[start : start + across], 1) for start in range(0, len(tiles), across)])
 
 
 def _draw_scores(axes: Any, record: Record, classes: Sequence[str], field: str) -> None:

@@ -11,9 +11,9 @@ from ...errors import UserError
 from ..boxes import clip
 from ..record import Record
 from ..stage import Stage
-from .selective.colours import COLOURS
+from .selective.colours import COLOURS, as_rgb
 from .selective.ranks import ranked, values_by_area, values_by_place
-from .selective.regions import FIELDS, as_fields
+from .selective.regions import REGION_FIELDS, as_fields
 
 
 class Mode(NamedTuple):
@@ -46,11 +46,7 @@ def resize(image: Any, width: int | None) -> Any:
     """The image at a width in pixels, its shape kept; as it is if `width` is None."""
     if width is None:
         return image
-    try:
-        import cv2
-    except ImportError:
-        raise UserError("selective search needs OpenCV: pip install opencv-contrib-python-headless") from None
-
+    cv2 = _cv2()
     height, full_width = image.shape[:2]
     scale = width / max(full_width, height / 4)  # an image taller than four widths would grow without bound
     size = max(round(full_width * scale), 1), max(round(height * scale), 1)
@@ -70,7 +66,8 @@ class SelectiveSearch(Stage):
     top: how many of the best ranked are kept; None = all.
     colours, similarities, ks: in place of the mode's. Colour spaces: keys of `selective.colours.COLOURS`. Similarities:
         strings of the letters C, T, S, F, each the sum of what its letters stand for. ks: scales of the initial
-        segmentation.
+        segmentation; "native" starts the larger ones from the components of the smallest. The order of the first two
+        lists decides between random numbers, so it changes the ranks.
     regions: also give the regions themselves, as `selective.regions` reads them ("native" alone).
     random_state: seeds the ranks, together with the image id.
     threads: for the colour spaces of one image ("native" alone); changes only speed.
@@ -84,7 +81,7 @@ class SelectiveSearch(Stage):
     needs = ("image",)
     version = 3
     speed = ("threads",)
-    parallel = True  # some 40 ms an image, or seconds with OpenCV
+    parallel = True  # 30 ms an image and more, or seconds with OpenCV
 
     def __init__(
         self,
@@ -114,7 +111,7 @@ class SelectiveSearch(Stage):
 
     @property
     def gives(self) -> tuple[str, ...]:  # type: ignore[override]
-        return ("boxes", "objectness", *(FIELDS if self.regions else ()))
+        return ("boxes", "objectness", *(REGION_FIELDS if self.regions else ()))
 
     def validate(self) -> None:
         for name, known in (("engine", ENGINES), ("mode", PAPER)):
@@ -159,7 +156,7 @@ class SelectiveSearch(Stage):
 
     def _propose(self, record: Record) -> dict[str, Any]:
         rng = np.random.default_rng([self.random_state, *record.id.encode("utf-8", "surrogateescape")])
-        image = record["image"]
+        image = as_rgb(record["image"])
         small = resize(image, self.width)
         if self.engine == "native":
             found = _native().hierarchies(small, *self.search(), threads=self.threads)
@@ -199,8 +196,19 @@ def check_search(search: Mode) -> None:
             raise ValueError(f"ks holds {k}, not above 0 and under {LARGEST_K:.0e}")
 
 
+def _cv2() -> Any:
+    """OpenCV. UserError where it is missing."""
+    try:
+        import cv2
+
+        return cv2
+    except ImportError:
+        raise UserError("selective search needs OpenCV: pip install opencv-contrib-python-headless") from None
+
+
 def _native() -> Any:
-    """The module with our kernels, compiled. UserError where numba is missing."""
+    """The module with our kernels, compiled. UserError where numba or OpenCV is missing."""
+    _cv2()
     try:
         from .selective import search
     except ImportError as error:  # missing, or of a version that does not fit numpy's

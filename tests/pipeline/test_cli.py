@@ -167,6 +167,17 @@ def test_stage_draws_what_a_step_gave(workshop: Any, step: str, capsys: pytest.C
     assert Image.open(workshop.place / f"drawn/000001-image-{step}.png").size[0] > 300
 
 
+def test_stage_draws_regions(workshop: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    small, large = "drawn/000001-image-proposals.png", "regions/000001-image-proposals.png"
+    words = ["stage", "rcnn", "proposals", "image.png", "--set", "proposals__mode=single", *SMALL]
+    assert workshop.rcnn(*words, "--out", "drawn") == 0
+    for _ in range(2):  # computed, then taken from the cache
+        assert workshop.rcnn(*words, "--set", "proposals__regions=true", "--out", "regions") == 0
+        assert "regions.merges" in capsys.readouterr().out
+        widths = [Image.open(workshop.place / path).size[0] for path in (small, large)]
+        assert widths[1] == 4 * widths[0]  # a panel for boxes, label maps, trees and the regions of boxes
+
+
 def test_stage_of_a_recipe_learns_only_what_has_data_of_its_own(
     workshop: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -22,9 +22,14 @@ def test_a_dollar_is_a_dollar(tmp_path: Path) -> None:
     assert (tmp_path / "a.png").stat().st_size > 1000
 
 
+@pytest.mark.parametrize("field", ["regions.labels", "regions.merges", "regions.nodes"])
 @pytest.mark.parametrize("top", [20, 1])
-def test_regions_are_drawn(tmp_path: Path, top: int) -> None:
+def test_regions_are_drawn(tmp_path: Path, top: int, field: str) -> None:
+    from PIL import Image
+
     stage = SelectiveSearch(width=None, min_side=0, top=top, ks=(10, 40), regions=True)
     record = Record("a", {"image": IMAGE})
-    pictures.step(record.add(stage([record])[0]), stage.gives, (), tmp_path / "a.png")
-    assert (tmp_path / "a.png").stat().st_size > 1000
+    pictures.step(record.add(stage([record])[0]), [field], (), tmp_path / "a.png")
+    colours = Image.open(tmp_path / "a.png").convert("RGB").getcolors(1 << 20)
+    of_segments = [count for count, (r, g, b) in colours if count > 50 and not r == g == b]
+    assert len(of_segments) >= (1 if field == "regions.nodes" and top == 1 else 4)

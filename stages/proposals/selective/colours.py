@@ -1,4 +1,7 @@
-"""Colour spaces of selective search (Uijlings et al., IJCV 2013, section 3.1 and table 2)."""
+"""Images and colour spaces of selective search (Uijlings et al., IJCV 2013, section 3.1 and table 2).
+
+Of the paper's eight spaces C is left out, the opponent colours without intensity: none of its modes uses it.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,9 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+
+SIGMA = 0.8  # of the smoothing before the segmentation, in pixels: the papers', and R-CNN's code
+LARGEST = 1 << 30  # pixels: a pixel and a direction are one number of 32 bits
 
 
 def _same(rgb: Any) -> Any:
@@ -58,6 +64,27 @@ COLOURS: dict[str, Callable[[Any], Any]] = {
 def in_colour(rgb: Any, colour: str) -> Any:
     """An image (H W 3 uint8) in a colour space, a key of `COLOURS`: H W 3 or H W, uint8, each channel within 0..255."""
     return COLOURS[colour](np.ascontiguousarray(rgb))
+
+
+def as_rgb(image: Any) -> Any:
+    """The image as H W 3 uint8, which the kernels take for granted. ValueError if it is none."""
+    image = np.asarray(image)
+    if image.ndim != 3 or image.shape[2] != 3 or not image.size:
+        raise ValueError(f"an image of shape {image.shape} is not H W 3")
+    if image.shape[0] * image.shape[1] >= LARGEST:
+        raise ValueError(f"an image of {image.shape[0]} x {image.shape[1]} pixels is too large to be searched")
+    small = image.astype(np.uint8, copy=False)
+    if image.dtype != np.uint8 and not np.array_equal(small, image):
+        raise ValueError(f"an image of {image.dtype} holds values that are not whole numbers from 0 to 255")
+    return small
+
+
+def smoothed(image: Any, sigma: float = SIGMA) -> Any:
+    """An image (H W 3 uint8), smoothed with a Gaussian."""
+    import cv2
+
+    side = 2 * int(np.ceil(2.5 * sigma)) + 1
+    return cv2.GaussianBlur(np.ascontiguousarray(image), (side, side), sigma)
 
 
 def _convert(rgb: Any, code: str) -> Any:

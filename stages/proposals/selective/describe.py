@@ -155,6 +155,7 @@ def _place(steps):  # type: ignore[no-untyped-def]
 
 @kernel
 def unite(of, size, box, counts, sizes, boxes, all_counts):  # type: ignore[no-untyped-def]
+    """Add what is known of each atom to the region that `of` names."""
     boxes[:, :2] = np.iinfo(np.int32).max
     for i in range(len(of)):
         whole = of[i]

@@ -39,9 +39,9 @@ def group(regions: Regions, pairs: Any, measures: str, area: int) -> Tree:
     first = 0 if "C" in measures else colours
     last = regions.counts.shape[1] if "T" in measures else colours
     place = np.concatenate([regions.size[:, None], regions.box], 1)
-    counts = regions.counts[:, first : max(first, last)].copy()
+    counts = regions.counts[:, first:last].copy()
     use = ONE / area * ("S" in measures), ONE / area * ("F" in measures)
-    merges, places = merged(pairs, place, counts, max(colours - first, 0), use)
+    merges, places = merged(pairs, place, counts, colours - first, use)
     return Tree(merges, places[:, 1:], places[:, 0])
 
 
@@ -138,7 +138,7 @@ def _highest(best):  # type: ignore[no-untyped-def]
     for i in range(len(best)):
         top = max(top, best[i])
     for i in range(len(best)):
-        if best[i] | LAST == top | LAST:
+        if best[i] | LAST == top | LAST:  # whatever the neighbour's slot is
             return np.uint32(i)
     return np.uint32(0)
 
@@ -198,6 +198,7 @@ def _sum(counts):  # type: ignore[no-untyped-def]
 
 @kernel
 def _similarity(a, b, place, shares, use):  # type: ignore[no-untyped-def]
+    """Of two slots, as an integer: `ONE` to 1."""
     common = np.int32(0)
     for f in range(shares.shape[1]):
         common = np.int32(common + np.int32(min(shares[a, f], shares[b, f])))

@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 
 from ....errors import UserError
-from .colours import in_colour
+from .colours import SIGMA, in_colour
 
-SIGMA = 0.8  # smoothing before the segmentation, in R-CNN's and the paper's code
 MEASURES = {"C": "Color", "T": "Texture", "S": "Size", "F": "Fill"}
 
 

@@ -44,7 +44,7 @@ def ranked(boxes: Any, value: Any) -> Any:
     sides = (boxes[order, 2:] - boxes[order, :2]).astype(np.float64)
     scale = np.round(np.log(sides) / NEAR)
     centre = np.round((boxes[order, 2:] + boxes[order, :2]) / (2 * NEAR * np.exp(scale * NEAR)))
-    first = _first(_packed(np.concatenate([scale, centre], 1), (6, 6, 26, 26)))
+    first = _first(_packed(np.concatenate([scale, centre], 1), (7, 7, 25, 25)))
     again = np.ones(len(order), bool)
     again[first] = False
     return np.concatenate([order[first], order[again]])

@@ -10,7 +10,7 @@ import numpy as np
 if TYPE_CHECKING:  # numba is not needed to look at regions
     from .search import Hierarchy
 
-FIELDS = ("regions.labels", "regions.merges", "regions.nodes")
+REGION_FIELDS = ("regions.labels", "regions.merges", "regions.nodes")
 
 
 def as_fields(found: Sequence[Hierarchy], kept: Any) -> dict[str, Any]:
@@ -28,7 +28,7 @@ def as_fields(found: Sequence[Hierarchy], kept: Any) -> dict[str, Any]:
     starts = np.cumsum([0, *(len(h.tree.size) for h in found)])
     tree = np.searchsorted(starts, kept, "right") - 1
     nodes = np.stack([np.array(map_of)[tree], tree, kept - starts[tree]], 1)  # R 3
-    return dict(zip(FIELDS, (np.stack(maps), np.concatenate(merges), nodes.astype(np.int32))))
+    return dict(zip(REGION_FIELDS, (np.stack(maps), np.concatenate(merges), nodes.astype(np.int32))))
 
 
 def mask(fields: Mapping[str, Any], proposal: int) -> Any:
@@ -38,21 +38,21 @@ def mask(fields: Mapping[str, Any], proposal: int) -> Any:
     """
     which, tree, node = (int(n) for n in fields["regions.nodes"][proposal])
     merges = _merges(fields, tree)
-    inside = np.zeros(2 * len(merges) + 1, bool)
-    inside[node] = True
-    return _handed_down(inside, merges, len(merges))[fields["regions.labels"][which]]
+    return (_nodes_after(merges, node - len(merges)) == node)[fields["regions.labels"][which]]
 
 
-def cut(fields: Mapping[str, Any], which: int, tree: int, regions: int) -> Any:
-    """The node of each pixel (h w int32) when a tree's merges have left so many regions; all of them, if it has less.
+def cut(fields: Mapping[str, Any], which: int, tree: int, count: int) -> Any:
+    """The node of each pixel (h w int32) when a tree's merges have left `count` regions; all, if it has fewer.
 
-    fields: with those of `as_fields`. which: the label map that the tree stands on. ValueError for no regions.
+    fields: with those of `as_fields`. which: the label map that the tree stands on. ValueError for less than one
+    region, and if the tree stands on another map.
     """
-    if regions < 1:
-        raise ValueError(f"a tree cannot be cut into {regions} regions")
     labels, merges = fields["regions.labels"][which], _merges(fields, tree)
-    nodes = np.arange(2 * len(merges) + 1, dtype=np.int32)
-    return _handed_down(nodes, merges, max(len(merges) + 1 - regions, 0))[labels]
+    if count < 1:
+        raise ValueError(f"a tree cannot be cut into {count} regions")
+    if labels.max() != len(merges):
+        raise ValueError(f"tree {tree} has {len(merges) + 1} segments, map {which} has {labels.max() + 1}")
+    return _nodes_after(merges, len(merges) + 1 - count)[labels]
 
 
 def _merges(fields: Mapping[str, Any], tree: int) -> Any:
@@ -60,13 +60,9 @@ def _merges(fields: Mapping[str, Any], tree: int) -> Any:
     return merges[merges[:, 0] == tree, 1:]  # n - 1 2
 
 
-def _handed_down(values: Any, merges: Any, count: int) -> Any:
-    """What each segment (n) has of values (2n - 1, of nodes) when a node's goes to its children, in the first merges.
-
-    A value that is not zero wins over a child's own.
-    """
-    segments = len(merges) + 1
+def _nodes_after(merges: Any, count: int) -> Any:
+    """The node that each segment (n int32) is part of after the first `count` merges; none if that is under 1."""
+    nodes = np.arange(2 * len(merges) + 1, dtype=np.int32)
     for i in range(count - 1, -1, -1):  # a node is above its children
-        if values[segments + i]:
-            values[merges[i]] = values[segments + i]
-    return values[:segments]
+        nodes[merges[i]] = nodes[len(merges) + 1 + i]
+    return nodes[: len(merges) + 1]

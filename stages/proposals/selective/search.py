@@ -11,13 +11,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from . import compiled
-from .colours import in_colour
+from .colours import as_rgb, in_colour, smoothed
 from .describe import describe, united
 from .grouping import Tree, group
-from .segments import Segments, channels, segmentations, smoothed
+from .segments import Segments, channels, segmentations
 
 _ready = False
-LARGEST = 1 << 30  # pixels: a pixel and a direction are one number of 32 bits
 
 
 class Hierarchy(NamedTuple):
@@ -51,19 +50,6 @@ def hierarchies(
         return [*chain.from_iterable(map(one, colours))]
     with ThreadPoolExecutor(threads) as pool:
         return [*chain.from_iterable(pool.map(one, colours))]
-
-
-def as_rgb(image: Any) -> Any:
-    """The image as H W 3 uint8, which the kernels take for granted. ValueError if it is none."""
-    image = np.asarray(image)
-    if image.ndim != 3 or image.shape[2] != 3 or not image.size:
-        raise ValueError(f"an image of shape {image.shape} is not H W 3")
-    if image.shape[0] * image.shape[1] >= LARGEST:
-        raise ValueError(f"an image of {image.shape[0]} x {image.shape[1]} pixels is too large to be searched")
-    small = image.astype(np.uint8, copy=False)
-    if image.dtype != np.uint8 and not np.array_equal(small, image):
-        raise ValueError(f"an image of {image.dtype} holds values that are not whole numbers from 0 to 255")
-    return small
 
 
 def ready() -> None:

@@ -23,12 +23,11 @@ import numpy as np
 
 from .compiled import kernel
 
-SIGMA = 0.8  # of the smoothing, in pixels: the paper's, and R-CNN's
 LEVELS = 2  # of weight, a grey level
 FLOOR = 4.0  # grey levels
 HEAVIEST = int(LEVELS * 255 * 3**0.5) + 1
 OFF = HEAVIEST + 1  # where a pixel has no such neighbour
-RECENT = 1 << 12
+RECENT_BITS = 12  # of the table of pairs seen lately
 HASH = np.uint64(0x9E3779B97F4A7C15)
 WAYS = 4  # to the right, down, down right, down left
 
@@ -39,14 +38,6 @@ class Segments(NamedTuple):
     of_atom: Any  # A uint32, 0..n - 1
     pairs: Any  # P 2 uint32, neighbours, each pair once, the lighter edge first
     n: int
-
-
-def smoothed(image: Any, sigma: float = SIGMA) -> Any:
-    """An image (H W 3 uint8), smoothed with a Gaussian."""
-    import cv2
-
-    side = 2 * int(np.ceil(2.5 * sigma)) + 1
-    return cv2.GaussianBlur(np.ascontiguousarray(image), (side, side), sigma)
 
 
 def channels(image: Any) -> Any:
@@ -155,13 +146,13 @@ def flat_zones(weights):  # type: ignore[no-untyped-def]
             p += np.uint32(1)
     for y in range(1, height):
         p = np.uint32(y * width)
-        joined = (p, p)  # runs, just now
+        joined = (p, p)  # the last two runs: not again for each pixel that they share
         for x in range(width):
             if weights[y - 1, 1, x] <= floor:
                 runs = parent[p], parent[p - np.uint32(width)]
                 if runs != joined:
                     joined = runs
-                    a, b = _top(parent, runs[0]), _top(parent, runs[1])
+                    a, b = _root(parent, runs[0]), _root(parent, runs[1])
                     parent[max(a, b)] = min(a, b)
             p += np.uint32(1)
     for pixel in range(height * width):
@@ -171,10 +162,10 @@ def flat_zones(weights):  # type: ignore[no-untyped-def]
 
 @kernel
 def thin(weights, zones):  # type: ignore[no-untyped-def]
-    """Set to `OFF` the edges within a flat zone, and of a pixel's edges to the same zone all but the lightest.
+    """Set to `OFF` edges within a flat zone, and most that are no lighter than another of the same pixel to that zone.
 
-    None of these would join anything: if two components are not joined by the lightest edge between them, one of them
-    will not grow any more (the paper's lemma 1).
+    It changes no result: where an edge does not join two components, one of them never grows again (the paper's lemma
+    1); in the second round sizes only grow. Of equal edges the first in the order of `WAYS` stays.
     """
     height, _, width = weights.shape
     if width < 3:
@@ -189,22 +180,26 @@ def thin(weights, zones):  # type: ignore[no-untyped-def]
         _drop_heavier(c, down_right, b, down, 0)
         _drop_heavier(c, down_right, a, right, 0)
         _drop_heavier(d, down_left, b, down, 0)
-        _drop_heavier(b, down, c, down_right, 1)  # of equal ones the first in the order of `WAYS` stays
+        _drop_heavier(b, down, c, down_right, 1)
         _drop_heavier(b, down, d, down_left, 1)
         _drop_heavier(a, right, c, down_right, 1)
 
 
 @kernel
 def _drop_within(weight, here, there):  # type: ignore[no-untyped-def]
+    """Drop edges that lead to the zone they come from."""
     for x in range(len(weight)):
         weight[x] = np.uint16(OFF) if here[x] == there[x] else weight[x]
 
 
 @kernel
-def _drop_heavier(weight, there, rival, beside, by):  # type: ignore[no-untyped-def]
-    """Drop edges to the zone that a rival leads to and that are at least so much heavier; a rival must be an edge."""
+def _drop_heavier(weight, there, rival, beside, margin):  # type: ignore[no-untyped-def]
+    """Drop edges to the zone that a rival leads to too (beside), heavier by `margin` or more.
+
+    A rival of `FLOOR` or less is no edge any more.
+    """
     for x in range(len(weight)):
-        lighter = (rival[x] > np.uint16(FLOOR * LEVELS)) & (rival[x] + np.uint16(by) <= weight[x])
+        lighter = (rival[x] > np.uint16(FLOOR * LEVELS)) & (rival[x] + np.uint16(margin) <= weight[x])
         weight[x] = np.uint16(OFF) if (there[x] == beside[x]) & lighter else weight[x]
 
 
@@ -212,14 +207,14 @@ def _drop_heavier(weight, there, rival, beside, by):  # type: ignore[no-untyped-
 def sorted_edges(weights):  # type: ignore[no-untyped-def]
     """Edges (4 * pixel + way, uint32) above `FLOOR` in rising weight, and where those of each weight start."""
     height, _, width = weights.shape
-    found, heavy = np.empty(weights.size + 1, np.uint32), np.empty(weights.size + 1, np.uint16)
+    found, weight_of = np.empty(weights.size + 1, np.uint32), np.empty(weights.size + 1, np.uint16)
     n = np.uint64(0)
     for y in range(height):
         for way in range(WAYS):
-            n += _collect(weights[y, way], np.uint32(4 * y * width + way), found[n:], heavy[n:])
+            n += _collect(weights[y, way], np.uint32(4 * y * width + way), found[n:], weight_of[n:])
     count = np.zeros((WAYS, OFF + 1), np.uint32)  # apart: an increment need not wait for the one before
     for i in range(n):
-        count[found[i] & np.uint32(3), heavy[i]] += np.uint32(1)
+        count[found[i] & np.uint32(3), weight_of[i]] += np.uint32(1)
     start = np.zeros(OFF + 1, np.uint64)
     for level in range(OFF):
         start[level + 1] = start[level]
@@ -228,17 +223,17 @@ def sorted_edges(weights):  # type: ignore[no-untyped-def]
     at = start.copy()
     edges = np.empty(n, np.uint32)
     for i in range(n):
-        edges[at[heavy[i]]] = found[i]
-        at[heavy[i]] += np.uint64(1)
+        edges[at[weight_of[i]]] = found[i]
+        at[weight_of[i]] += np.uint64(1)
     return edges, start
 
 
 @kernel
-def _collect(weights, edge, found, heavy):  # type: ignore[no-untyped-def]
-    """Keep the edges of a row, the first of which is `edge`, that `sorted_edges` is after; how many."""
+def _collect(weights, edge, found, weight_of):  # type: ignore[no-untyped-def]
+    """Append a row's edges above `FLOOR`, numbered from `edge`, and their weights; how many there are."""
     n = np.uint64(0)
     for x in range(len(weights)):
-        found[n], heavy[n] = edge, weights[x]  # written over where it is not wanted: no branch
+        found[n], weight_of[n] = edge, weights[x]  # written over where it is not wanted: no branch
         n += np.uint64((np.uint16(FLOOR * LEVELS) < weights[x]) & (weights[x] < OFF))
         edge += np.uint32(4)
     return n
@@ -263,7 +258,7 @@ def components(parent, edges, start, shape, k):  # type: ignore[no-untyped-def]
     left = np.empty(len(edges) + 1, np.uint32)
     begin = np.zeros_like(start)
     n = np.uint64(0)
-    lately = np.zeros(RECENT, np.uint64)  # pairs that have an edge left already, as far as this remembers
+    lately = np.zeros(1 << RECENT_BITS, np.uint64)  # pairs that have an edge left already, as far as this remembers
     for level in range(len(start) - 1):
         begin[level] = n
         for e in range(start[level], start[level + 1]):
@@ -272,7 +267,7 @@ def components(parent, edges, start, shape, k):  # type: ignore[no-untyped-def]
             q = np.uint32(p + ahead[edge & np.uint32(3)])
             a, b = parent[parent[p]], parent[parent[q]]
             if (parent[a] != a) | (parent[b] != b):
-                a, b = _top(parent, a), _top(parent, b)
+                a, b = _root(parent, a), _root(parent, b)
             parent[p], parent[q] = a, b
             if a == b:
                 continue
@@ -283,7 +278,7 @@ def components(parent, edges, start, shape, k):  # type: ignore[no-untyped-def]
                 limit[a] = np.int32(level + k / np.float32(size[a]) * LEVELS)
                 continue
             name = np.uint64(a) << np.uint64(32) | np.uint64(b)
-            place = (name * HASH) >> np.uint64(52)
+            place = (name * HASH) >> np.uint64(64 - RECENT_BITS)
             left[n] = edge
             n += np.uint64(lately[place] != name)
             lately[place] = name
@@ -298,7 +293,8 @@ def components(parent, edges, start, shape, k):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _top(parent, node):  # type: ignore[no-untyped-def]
+def _root(parent, node):  # type: ignore[no-untyped-def]
+    """The component of a node: union-find with paths halved."""
     while parent[node] != node:
         parent[node] = parent[parent[node]]
         node = parent[node]
@@ -339,7 +335,7 @@ def grown(ends, start, size, k):  # type: ignore[no-untyped-def]
     limit = k / size.astype(np.float32) * LEVELS
     for level in range(len(start) - 1):
         for e in range(start[level], start[level + 1]):
-            a, b = _top(parent, ends[e, 0]), _top(parent, ends[e, 1])
+            a, b = _root(parent, ends[e, 0]), _root(parent, ends[e, 1])
             if (a != b) & (level <= limit[a]) & (level <= limit[b]):
                 a, b = min(a, b), max(a, b)
                 parent[b] = a
@@ -354,7 +350,7 @@ def absorbed(ends, size, smallest):  # type: ignore[no-untyped-def]
     parent = np.arange(len(size)).astype(np.uint32)
     size = size.copy()
     for e in range(len(ends)):
-        a, b = _top(parent, ends[e, 0]), _top(parent, ends[e, 1])
+        a, b = _root(parent, ends[e, 0]), _root(parent, ends[e, 1])
         if (a != b) & ((size[a] < smallest) | (size[b] < smallest)):
             a, b = min(a, b), max(a, b)
             parent[b] = a

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rcnn.stages.proposals.selective.colours import smoothed
 from rcnn.stages.proposals.selective.describe import (
     AXES,
     COLOUR_BINS,
@@ -18,7 +19,7 @@ from rcnn.stages.proposals.selective.describe import (
     united,
 )
 from rcnn.stages.proposals.selective.grouping import ONE, SHARES, group
-from rcnn.stages.proposals.selective.segments import Segments, channels, segmentations, smoothed
+from rcnn.stages.proposals.selective.segments import Segments, channels, segmentations
 
 
 def scene(seed: int, channels_: int = 3) -> Any:
@@ -158,6 +159,46 @@ def test_the_tree_is_algorithm_1s(measures: str, seed: int) -> None:
     assert [tuple(map(int, pair)) for pair in tree.merges] == brute_force(regions, found.pairs, measures, atoms.size)
 
 
+def test_a_tree_whose_lists_outgrow_their_room_is_algorithm_1s() -> None:
+    planes = channels(np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8))
+    atoms, (found,) = segmentations(planes, [(3, 5)])
+    regions = described(planes, atoms, found)
+    tree = group(regions, found.pairs, "CTSF", atoms.size)
+    merges = [tuple(map(int, pair)) for pair in tree.merges]
+    assert found.n > 100
+    assert written(found.pairs, merges) > 4 * len(found.pairs) + 64  # more than there is room for: they were packed
+    assert merges == brute_force(regions, found.pairs, "CTSF", atoms.size)
+
+
+def written(pairs: Any, merges: list[tuple[int, int]]) -> int:
+    """How many entries of neighbours are written in all: those of the segments, then of each node that comes of two."""
+    near: dict[int, set[int]] = {}
+    for a, b in pairs.tolist():
+        near.setdefault(a, set()).add(b)
+        near.setdefault(b, set()).add(a)
+    total = 2 * len(pairs)
+    for i, (a, b) in enumerate(merges):
+        new = len(merges) + 1 + i
+        near[new] = (near.pop(a) | near.pop(b)) - {a, b}
+        for c in near[new]:
+            near[c] = near[c] - {a, b} | {new}
+        total += len(near[new])
+    return total
+
+
+@pytest.mark.parametrize("measures", ["CTSF", "C", "S"])
+def test_of_equal_pairs_the_lowest_segments_merge_first(measures: str) -> None:
+    tiles = (np.indices((6, 8)).sum(0) % 3 * 90).astype(np.uint8)  # three colours in stripes, each tile the same
+    planes = np.kron(tiles, np.ones((8, 8), np.uint8))[None]
+    labels = np.kron(np.arange(48, dtype=np.uint32).reshape(6, 8), np.ones((8, 8), np.uint32))
+    down = [(r * 8 + c, r * 8 + c + 8) for r in range(5) for c in range(8)]
+    across = [(r * 8 + c, r * 8 + c + 1) for r in range(6) for c in range(7)]
+    pairs = np.array(sorted(down + across)[::-1], np.uint32)  # whatever the order they come in
+    regions = describe(planes, labels, 48)
+    tree = group(regions, pairs, measures, labels.size)
+    assert [tuple(map(int, pair)) for pair in tree.merges] == brute_force(regions, pairs, measures, labels.size)
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_any_tree(seed: int) -> None:
     """n - 1 merges, each node merged once; sizes and boxes are those of the parts; the last is the image."""
@@ -167,7 +208,7 @@ def test_any_tree(seed: int) -> None:
     regions = described(planes, atoms, found)
     tree = group(regions, found.pairs, "CTSF", atoms.size)
     n = found.n
-    assert n > 100  # the lists of neighbours are packed on the way
+    assert n > 100
     assert tree.merges.shape == (n - 1, 2)
     assert sorted(tree.merges.ravel()) == list(range(2 * n - 2))
     assert (tree.merges.max(1) < np.arange(n, 2 * n - 1)).all()

@@ -50,11 +50,17 @@ def test_a_cut_is_made_of_the_nodes_own_pixels(found: dict[str, Any]) -> None:
     mine = {int(node): r for r, (_, tree, node) in enumerate(found["regions.nodes"]) if tree == 0}
     assert mine
     for node, r in mine.items():
-        cuts = (regions.cut(found, 0, 0, count) for count in range(1, 200))
-        nodes = next(cut for cut in cuts if node in cut)
+        heights = (regions.cut(found, 0, 0, count) for count in range(1, 200))
+        nodes = next(height for height in heights if node in height)
         assert np.array_equal(regions.mask(found, r), nodes == node)
+
+
+def test_what_cannot_be_cut_is_refused(found: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="0 regions"):
         regions.cut(found, 0, 0, 0)
+    with pytest.raises(ValueError, match=r"tree 7 has \d+ segments, map 0 has \d+"):
+        regions.cut(found, 0, 7, 3)
+    assert len(np.unique(regions.cut(found, 3, 7, 3))) == 3
 
 
 def test_no_such_proposal(found: dict[str, Any]) -> None:

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from rcnn.stages.proposals.selective import search
+from rcnn.stages.proposals.selective import compiled, search
 from rcnn.stages.proposals.selective.colours import COLOURS, in_colour
 from rcnn.stages.proposals.selective.search import hierarchies
 
@@ -63,6 +63,23 @@ def test_one_for_each_of_the_lists() -> None:
 @pytest.mark.parametrize("threads", [2, 4])
 def test_threads_change_nothing(threads: int) -> None:
     assert same(hierarchies(picture(), *LISTS), hierarchies(picture(), *LISTS, threads=threads))
+
+
+@given(
+    hnp.arrays(np.uint8, st.tuples(st.integers(1, 12), st.integers(1, 12), st.just(3))),
+    st.sampled_from([np.uint8, np.int8, np.uint16, np.int64, np.float32, np.float64]),
+    st.sampled_from(["C", "F", "backwards", "strided"]),
+)
+@settings(max_examples=40, deadline=None)
+def test_neither_dtype_nor_memory_layout_change_anything(image: Any, dtype: Any, layout: str) -> None:
+    image = image // 2 if dtype is np.int8 else image
+    other = np.asarray(image.astype(dtype), order="F" if layout == "F" else "C")
+    if layout == "backwards":
+        other = other[::-1, ::-1].copy()[::-1, ::-1]
+    if layout == "strided":
+        other = np.repeat(np.repeat(other, 2, 0), 3, 1)[::2, ::3]
+    assert np.array_equal(other, image)
+    assert same(hierarchies(image, ("HSV", "I"), ("TSF",), (4,)), hierarchies(other, ("HSV", "I"), ("TSF",), (4,)))
 
 
 def test_memory_layout_changes_nothing() -> None:
@@ -135,20 +152,31 @@ def test_colours_of_plain_red() -> None:
     pixels = {colour: in_colour(red, colour)[0, 0].tolist() for colour in COLOURS}
     assert pixels["RGB"] == [200, 0, 0]
     assert pixels["rgb"] == [255, 0, 0]
-    assert pixels["rgI"] == [255, 0, pixels["I"]]
+    assert pixels["I"] == 60  # 0.299 x 200, BT.601
+    assert pixels["rgI"] == [255, 0, 60]
+    assert pixels["Lab"] == [106, 195, 184]  # CIE's 41.7, 66.7, 56.0 of sRGB (200, 0, 0), as bytes
     assert pixels["HSV"] == [0, 255, 200]
     assert pixels["H"] == 0
     assert in_colour(np.zeros((1, 1, 3), np.uint8), "rgb").tolist() == [[[0, 0, 0]]]
 
 
+def test_shares_of_all_colours() -> None:
+    first, second, third = np.meshgrid(np.arange(256), np.arange(0, 256, 3), np.arange(0, 256, 5), indexing="ij")
+    image = np.stack([first, second, third], -1).reshape(256, -1, 3).astype(np.uint8)
+    plain = 255 * image.astype(int) // np.maximum(image.sum(-1, dtype=int, keepdims=True), 1)
+    np.testing.assert_array_equal(in_colour(image, "rgb"), plain)
+
+
 def test_compiling_is_told_once_and_kept(tmp_path: Path) -> None:
     """A first process compiles and says so, with the time; a second reads what the first kept, and is silent."""
-    code = "from rcnn.stages.proposals.selective import segments, search, compiled\n" + (
-        "import numpy as np\n"
-        "with compiled.told():\n"
-        "    segments.flat_zones(np.zeros((3, 4, 5), np.uint16))\n"
-        "with compiled.told():\n"
-        "    segments.flat_zones(np.zeros((3, 4, 5), np.uint16))\n"
+    code = "\n".join(
+        (
+            "import numpy as np",
+            "from rcnn.stages.proposals.selective_search import SelectiveSearch",
+            "from rcnn.stages.record import Record",
+            "for _ in range(2):",
+            "    SelectiveSearch()([Record('a', {'image': np.zeros((20, 30, 3), np.uint8)})])",
+        )
     )
     env = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
     said = [
@@ -159,6 +187,39 @@ def test_compiling_is_told_once_and_kept(tmp_path: Path) -> None:
     assert said[0].stderr.count("UserWarning: compiling selective search for this machine") == 1
     assert len(re.findall(r"UserWarning: compiled in \d+ s, and kept", said[0].stderr)) == 1
     assert said[1].stderr == ""
+
+
+def test_all_that_is_ever_called_is_compiled_before() -> None:
+    """`ready` compiles each kernel for all that any colour space, list or image asks of it."""
+    code = "\n".join(
+        (
+            "import numpy as np",
+            "from rcnn.stages.proposals.selective import colours, describe, grouping, search, segments",
+            "everything = [*vars(segments).values(), *vars(describe).values(), *vars(grouping).values()]",
+            "kernels = [one for one in everything if hasattr(one, 'signatures')]",
+            "search.ready()",
+            "before = [len(k.signatures) for k in kernels]",
+            "noise = np.random.default_rng(0).integers(0, 255, (40, 50, 3), np.uint8)",
+            "for image in (noise, noise[:1], noise[:, :1], noise[:1, :1], np.zeros_like(noise)):",
+            "    search.hierarchies(image, tuple(colours.COLOURS), ('CTSF', 'TSF', 'C', 'T', 'S', 'F'), (1, 5.5, 40))",
+            "assert sum(before) > 10, before",
+            "assert before == [len(k.signatures) for k in kernels]",
+        )
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_without_a_place_to_keep_it_every_process_compiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    def njit(function: Any, cache: bool = False, **options: Any) -> Any:
+        if cache:
+            raise RuntimeError("cannot cache function: no locator available")
+        return function, options
+
+    monkeypatch.setattr(compiled.numba, "njit", njit)
+    monkeypatch.setattr(compiled, "kept", True)
+    assert compiled.kernel(picture) == (picture, {"nogil": True, "error_model": "numpy"})
+    assert not compiled.kept
 
 
 def test_ready_is_done_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,41 +34,51 @@ def plain_weights(planes: Any) -> Any:
     return out
 
 
-def plain_segmentation(planes: Any, k: float, smallest: int) -> Any:
-    """Labels (H W) by the paper's two rounds over a sorted list of edges, with sets of pixels for components."""
+def plain_segmentations(planes: Any, ks: list[tuple[float, int]]) -> list[Any]:
+    """Labels (H W) at each k, by the paper's two rounds over a sorted list of edges, each pixel naming its component.
+
+    ks: k and the smallest segment. The first k starts from pixels; the others start from its components, before the
+    second round, as if each were a pixel of that size.
+    """
     _, height, width = planes.shape
     weights = plain_weights(planes)
     flat = [(y, x, way) for y in range(height) for way in range(4) for x in range(width)]
     edges = [(int(weights[y, way, x]), y * width + x, way) for y, x, way in flat if weights[y, way, x] < OFF]
+    heavier = sorted((edge for edge in edges if edge[0] > FLOOR * LEVELS), key=lambda edge: edge[0])
     ahead = [below * width + aside for below, aside in WAYS]
-    own = list(range(height * width))  # the component of each pixel, named by its first pixel
-    members = {p: [p] for p in own}
-    limit = {}
+    start = list(range(height * width))  # the component of each pixel, named by its first pixel
 
-    def join(a: int, b: int) -> int:
+    def join(own: list[int], a: int, b: int) -> int:
         a, b = min(a, b), max(a, b)
-        for p in members[b]:
-            own[p] = a
-        members[a] += members.pop(b)
+        own[:] = [a if one == b else one for one in own]
         return a
 
+    def first_round(own: list[int], k: float, inner: float, whole: bool) -> None:
+        """inner: Int of a component of several pixels. whole: whether limits are rounded down to levels."""
+        rounded = int if whole else np.float32
+        sizes = {name: np.float32(own.count(name)) for name in own}
+        limit = {n: rounded((np.float32(inner * (m > 1)) + np.float32(k) / m) * LEVELS) for n, m in sizes.items()}
+        for weight, p, way in heavier:
+            a, b = own[p], own[p + ahead[way]]
+            if a != b and weight <= min(limit[a], limit[b]):
+                a = join(own, a, b)
+                limit[a] = rounded(weight + np.float32(k) / np.float32(own.count(a)) * LEVELS)
+
     for weight, p, way in edges:
-        if way < 2 and weight <= FLOOR * LEVELS and own[p] != own[p + ahead[way]]:
-            join(own[p], own[p + ahead[way]])
-    for name, pixels in members.items():
-        inner = FLOOR if len(pixels) > 1 else 0
-        limit[name] = int((np.float32(inner) + np.float32(k) / np.float32(len(pixels))) * LEVELS)
-    heavier = sorted((edge for edge in edges if edge[0] > FLOOR * LEVELS), key=lambda edge: edge[0])
-    for weight, p, way in heavier:
-        a, b = own[p], own[p + ahead[way]]
-        if a != b and weight <= min(limit[a], limit[b]):
-            a = join(a, b)
-            limit[a] = int(weight + np.float32(k) / np.float32(len(members[a])) * LEVELS)
-    for _, p, way in heavier:
-        a, b = own[p], own[p + ahead[way]]
-        if a != b and min(len(members[a]), len(members[b])) < smallest:
-            join(a, b)
-    return np.array(own).reshape(height, width)
+        if way < 2 and weight <= FLOOR * LEVELS and start[p] != start[p + ahead[way]]:
+            join(start, start[p], start[p + ahead[way]])
+    first_round(start, ks[0][0], FLOOR, whole=True)
+    found = []
+    for i, (k, smallest) in enumerate(ks):
+        own = start.copy()
+        if i:
+            first_round(own, k, 0, whole=False)
+        for _, p, way in heavier:
+            a, b = own[p], own[p + ahead[way]]
+            if a != b and min(own.count(a), own.count(b)) < smallest:
+                join(own, a, b)
+        found.append(np.array(own).reshape(height, width))
+    return found
 
 
 def same_partition(a: Any, b: Any) -> bool:
@@ -90,7 +100,16 @@ def test_weights_are_distances_to_the_neighbours(planes: Any) -> None:
 @settings(max_examples=150, deadline=None)
 def test_one_k_is_the_papers_two_rounds(planes: Any, k: float, smallest: int) -> None:
     atoms, (found,) = segmentations(planes, [(k, smallest)])
-    assert same_partition(found.of_atom[atoms], plain_segmentation(planes, k, smallest))
+    assert same_partition(found.of_atom[atoms], plain_segmentations(planes, [(k, smallest)])[0])
+
+
+@given(images | smooth, st.lists(st.integers(1, 400), min_size=2, max_size=4, unique=True), st.integers(1, 12))
+@settings(max_examples=100, deadline=None)
+def test_a_larger_k_starts_from_the_components_of_the_smallest(planes: Any, ks: list[int], smallest: int) -> None:
+    asked = [(float(k), smallest) for k in sorted(ks)]
+    atoms, found = segmentations(planes, asked)
+    for one, plain in zip(found, plain_segmentations(planes, asked)):
+        assert same_partition(one.of_atom[atoms], plain)
 
 
 @given(images | smooth, st.lists(st.integers(1, 200), min_size=1, max_size=4, unique=True))
@@ -120,6 +139,31 @@ def neighbours(labels: Any, ways: Any) -> set[tuple[int, int]]:
     return found
 
 
+larger = hnp.arrays(np.uint8, st.tuples(st.sampled_from([1, 3]), st.integers(1, 30), st.integers(1, 30)))
+
+
+@given(larger | larger.map(lambda planes: (planes // 12).astype(np.uint8)))
+@settings(max_examples=100, deadline=None)
+def test_edges_that_are_left_out_would_join_nothing(planes: Any) -> None:
+    ks = [(5.0, 5), (20.0, 20), (80.0, 80)]
+    atoms, found = segmentations(planes, ks)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(segments, "thin", lambda weights, zones: None)
+        whole, all_found = segmentations(planes, ks)
+    np.testing.assert_array_equal(atoms, whole)
+    for one, other in zip(found, all_found):
+        np.testing.assert_array_equal(one.of_atom, other.of_atom)
+        np.testing.assert_array_equal(one.pairs, other.pairs)
+
+
+def test_most_edges_of_a_textured_image_are_left_out() -> None:
+    noise = np.random.default_rng(0).integers(0, 10, (60, 90, 3), dtype=np.uint8)
+    weights = weights_of(channels(noise))
+    before = (weights < OFF).sum()
+    segments.thin(weights, segments.flat_zones(weights))
+    assert (weights < OFF).sum() < 0.8 * before
+
+
 def test_two_halves_are_two_segments() -> None:
     image = np.zeros((20, 30, 3), np.uint8)
     image[:, 15:] = 200
@@ -145,4 +189,4 @@ def test_dense_pairs_outgrow_no_table() -> None:
     _, (found,) = segmentations(channels(noise), [(0.01, 1)])
     assert found.n > 4000
     assert len(found.pairs) > 4096
-    assert len(found.pairs) > segments.RECENT
+    assert len(found.pairs) > 1 << segments.RECENT_BITS
