@@ -6,8 +6,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from ..stages.nets.jointly import Jointly
 from ..stages.record import Record, Records, field_of
-from ..stages.stage import Stage
+from ..stages.stage import Ref, Stage
 
 SOURCES = (
     "image",
@@ -146,7 +147,7 @@ class Pipeline:
             return self.stage(item)
         if item.start is not None or item.step is not None or not isinstance(item.stop, str):
             raise ValueError('a pipeline is sliced as pipeline[:"step"], from its beginning')
-        last = self.index(item.stop)
+        last = max(map(self.index, [item.stop, *self._members(self.steps[: self.index(item.stop) + 1])]))
         part = Pipeline(self.steps[: last + 1], name=self.name, outputs=self.stage(item.stop).gives)
         part.classes, part.category_ids = self.classes, self.category_ids
         for name in (step.name for step in part if step.name in self.keys):
@@ -174,8 +175,12 @@ class Pipeline:
 
     def method(self, name: str) -> Stage:
         """The stage that does the work of a step: for a step that is Again, that of the step it repeats."""
+        return self.stage(self.origin(name))
+
+    def origin(self, name: str) -> str:
+        """The step whose stage does the work of a step: the one that it repeats, if it is Again, else itself."""
         stage = self.step(name).stage
-        return self.method(stage.step) if isinstance(stage, Again) else stage
+        return self.origin(stage.step) if isinstance(stage, Again) else name
 
     def authors(self) -> dict[str, str]:
         """Field -> the step that writes it."""
@@ -254,6 +259,7 @@ class Pipeline:
 
     def check(self) -> None:
         """ValueError, in one sentence that names step and field, if the steps cannot work together."""
+        self._join()
         seen: list[str] = []
         given: dict[str, str] = {}
         for step in self.steps:
@@ -266,6 +272,30 @@ class Pipeline:
             given.update(dict.fromkeys(stage.gives, step.name))
             seen.append(step.name)
         self._check_outputs(given)
+
+    def _members(self, steps: Iterable[Step]) -> list[str]:
+        """The names of the steps that some of these train together."""
+        return [name for step in steps if isinstance(step.stage, Jointly) for name in step.stage.members]
+
+    def _join(self) -> None:
+        """Tell each Jointly its members' stages. ValueError if one is no step, or takes other weights than its."""
+        stages = {step.name: step.stage for step in self.steps if isinstance(step.stage, Stage)}
+        for step in self.steps:
+            if not isinstance(step.stage, Jointly):
+                continue
+            for name in step.stage.members:
+                if name not in stages:
+                    raise ValueError(f"step {step.name!r} (Jointly) trains {name!r}, which is no step")
+                weights = stages[name].get_params().get("weights")
+                if "weights" in stages[name].param_names() and weights != Ref(step.name):
+                    raise ValueError(
+                        f"step {name!r} is trained by {step.name!r} and takes its weights from it, not {weights!r}: "
+                        f"what training starts from is {step.name}__weights"
+                    )
+            try:
+                step.stage.join({name: stages[name] for name in step.stage.members})
+            except ValueError as error:
+                raise ValueError(f"step {step.name!r} (Jointly): {error}") from error
 
     def _check_stage(self, name: str, stage: Stage, seen: list[str], given: Mapping[str, str]) -> None:
         kind = type(self.method(name)).__name__

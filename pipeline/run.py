@@ -218,9 +218,9 @@ class Run:
         return self._wrapped[name]
 
     def _bind(self, name: str) -> None:
-        stage = self.pipeline.method(name)
+        stage, own = self.pipeline.method(name), self.pipeline.origin(name)
         for param, ref in stage.refs().items():
-            stage.bind(param, self.pipeline.stage(ref.step).state, self.pipeline.keys[ref.step])
+            stage.bind(param, partial(self.pipeline.stage(ref.step).state_for, own), self.pipeline.keys[ref.step])
 
     def _check_learned(self, steps: Iterable[str]) -> None:
         authored = [field for step in steps for field in self.pipeline.stage(step).gives]

@@ -171,6 +171,10 @@ class Stage:
                 state[name] = value
         return state
 
+    def state_for(self, step: str) -> State:
+        """What a later step of this name takes, whose parameter is a Ref to this one: by default all."""
+        return self.state()
+
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Become what gave this state. Modules are made by `build_modules` and filled."""
         modules: dict[str, dict[str, Any]] = {}

@@ -8,18 +8,26 @@ import json
 import pickle
 import pkgutil
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import rcnn.stages
+import torch
 from rcnn.pipeline.wrap import host
+from rcnn.stages.classifiers.softmax_head import SoftmaxHead
 from rcnn.stages.classifiers.svm import LinearSVMs
+from rcnn.stages.features.conv_map import ConvMap
 from rcnn.stages.features.fc import FCLayers
 from rcnn.stages.features.hog import HOG
+from rcnn.stages.features.new_fc import NewFCLayers
+from rcnn.stages.features.roi_pool import RoIPool
+from rcnn.stages.features.spp import SpatialPyramidPool
 from rcnn.stages.features.warp import WarpedCNN
 from rcnn.stages.nets.finetune import FineTuning
+from rcnn.stages.nets.jointly import Jointly
 from rcnn.stages.nets.pretrain import Pretraining
 from rcnn.stages.proposals.edge_boxes import EdgeBoxes
 from rcnn.stages.proposals.precomputed import Precomputed
@@ -48,6 +56,8 @@ def make_record(id: str, seed: int, regions: int, length: int) -> Record:
             "boxes": boxes,
             "objectness": np.linspace(1, 0, regions).astype(np.float32),
             "features.pool5": rng.random((regions, length)).astype(np.float16),
+            "map": rng.random((5, 12, 15)).astype(np.float32),
+            "map_scales": np.full((1, 2), 1 / 8, np.float32),
             "scores": rng.normal(size=(regions, K)).astype(np.float32),
             "deltas": rng.normal(size=(regions, K, 4), scale=0.1).astype(np.float32),
             "truth_boxes": truth,
@@ -84,8 +94,38 @@ def stages(precomputed: Path, forest: Path) -> dict[type[Stage], Stage]:
         PerClassNMS(),
         Pretraining("shapenet", epochs=1, batch=4, device="cpu"),
         FineTuning("shapenet", steps=1, positives=2, negatives=2, positive_iou=0.1, device="cpu"),
-    ]
+        ConvMap("shapenet", scales=(64,), longest=100, **small),
+        RoIPool(grid=2),
+        SpatialPyramidPool(levels=(2, 1)),
+        taught(NewFCLayers(Ref("training"), widths=(6,), **small)),
+        taught(SoftmaxHead(Ref("training"), layer="pool5", **small)),
+        joined(Jointly(("map", "features", "classifier"), steps=1, rois=8, foreground_iou=0.3,
+                       background_iou=(0.0, 0.3), device="cpu")),
+    ]  # fmt: skip
     return {type(stage): stage for stage in made}
+
+
+def taught(stage: Any) -> Stage:
+    """A member as a Jointly has trained it: with new weights."""
+    like = {"features.pool5": torch.rand(6, 12), "target_mean": np.zeros(4), "target_std": np.ones(4)}
+    stage.bind("weights", lambda: dict(stage.module(None, like, K).state_dict()), "some training")
+    return stage
+
+
+def joined(stage: Jointly) -> Stage:
+    parts = {"map": ConvMap("shapenet", Ref("training"), scales=(64,), longest=100), "features": RoIPool(grid=2)}
+    stage.join({**parts, "classifier": SoftmaxHead(Ref("training"), layer="pool5")})
+    return stage
+
+
+def copied(stage: Stage) -> Stage:
+    """A clone with the same states."""
+    again = stage.clone()
+    if stage.learned:
+        again.load_state(stage.state())
+    for name in stage.refs():
+        again.bind(name, partial(stage.given, name), "some training")
+    return again
 
 
 def all_stages() -> Iterator[type[Stage]]:
@@ -97,7 +137,7 @@ def all_stages() -> Iterator[type[Stage]]:
 
 
 KINDS = sorted(all_stages(), key=lambda kind: kind.__name__)
-STATE_ONLY = (Pretraining, FineTuning)
+STATE_ONLY = (Pretraining, FineTuning, Jointly)
 CALLED = [kind for kind in KINDS if kind not in STATE_ONLY]
 each = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 each_called = pytest.mark.parametrize("kind", CALLED, ids=lambda kind: kind.__name__)
@@ -137,9 +177,8 @@ def test_the_constructor_only_stores(kind: type[Stage], stages: dict[type[Stage]
 @each
 def test_parameters_are_plain_and_clone(kind: type[Stage], stages: dict[type[Stage], Stage]) -> None:
     stage = stages[kind]
-    plain = {name: value for name, value in stage.get_params().items() if not isinstance(value, Ref)}
-    json.dumps(plain)
-    json.dumps(stage.key_params())
+    for params in (stage.get_params(), stage.key_params()):
+        json.dumps({name: value for name, value in params.items() if not isinstance(value, Ref)})
     assert stage.clone().get_params() == stage.get_params()
     assert set(kind.speed) <= set(kind.param_names())
     assert set(kind.files) <= set(kind.param_names())
@@ -213,9 +252,7 @@ def test_no_regions_is_a_normal_input(kind: type[Stage], stages: dict[type[Stage
 def test_the_same_input_gives_the_same_bits(kind: type[Stage], stages: dict[type[Stage], Stage]) -> None:
     stage = ready(stages[kind])
     record = records(kind)[2]
-    again = stage.clone()
-    if stage.learned:
-        again.load_state(stage.state())
+    again = copied(stage)
     for name, value in call(stage, record).items():
         np.testing.assert_array_equal(value, call(again, record)[name])
 

@@ -11,7 +11,7 @@ import typer
 
 from ...errors import UserError
 from ..options import Allow, ByClass, CacheDir, Data, Device, Jobs, Json, Markdown, Metric, Resamples, Strict
-from ..words import emit, make_run, open_data, same_classes, say
+from ..words import emit, make_run, open_data, pipeline_of, same_classes, say
 
 if TYPE_CHECKING:
     from ..run import Run
@@ -19,8 +19,18 @@ if TYPE_CHECKING:
 
 
 def compare(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Trained RUN folders, two or more.")],
+    runs: Annotated[
+        list[str], typer.Argument(metavar="RUN|RECIPE", help="Trained RUN folders, or recipes; two or more.")
+    ],
     data: Data,
+    test: Annotated[
+        str | None, typer.Option(help="With recipes: the data to measure on; --data is learned from.")
+    ] = None,
+    sets: Annotated[
+        list[str],
+        typer.Option("--set", metavar="[RECIPE:]PARAM=VALUE", help="With recipes: of all of them, or of one."),
+    ] = [],
+    timed: Annotated[int, typer.Option("--times", min=1, help="With recipes: images to time.")] = 20,
     against: Annotated[str, typer.Option(help="Hold each RUN against the first, or the previous one.")] = "first",
     metric: Metric = "voc_area",
     resamples: Resamples = 1000,
@@ -38,14 +48,28 @@ def compare(
 
     A difference is resolved where its interval, of a paired bootstrap over the images, excludes 0; the others tell no
     order. `--against previous` makes the table of an ablation.
+
+    Recipes are trained first, on --data, into a RUN each in --out, and measured on --test: also what they cost, in
+    time (stage by stage and end to end), memory and disk, in the form of Fast R-CNN's table 4:
+
+        rcnn compare rcnn sppnet fast --data SPEC --test SPEC --out DIR --set backbone=resnet18 --set fast:fc=[]
     """
     from ...cache import files
     from .. import compare as sides
     from .. import compare_tables, saved
+    from ..recipes import __all__ as recipes
 
     one_output(as_json, as_markdown)
     sides.refuse_metric(metric)
-    names, bases = sides.run_names(runs), sides.bases(against, len(runs))
+    if test is not None or (runs and all(name in recipes for name in runs)):
+        options = {"metric": metric, "resamples": resamples, "by_class": by_class}
+        found, tables = of_recipes(runs, sets, timed, data, test, out, device, jobs, cache, strict, against, options)
+        show(found, tables, "compare", out, as_json, as_markdown)
+        return
+    if sets:
+        raise UserError(f"--set {sets[0]}: a trained RUN is what it is; --set is for recipes")
+    paths = [Path(name) for name in runs]
+    names, bases = sides.run_names(paths), sides.bases(against, len(paths))
     records = open_data(data, strict, cache, jobs)
 
     def work(path: Path) -> Run:
@@ -53,14 +77,44 @@ def compare(
         same_classes(pipeline, records, path)
         return make_run(pipeline, device, jobs, cache)
 
-    for path in runs:
+    for path in paths:
         work(path)  # all are refused before any is run, and forgotten: a net may be large
     sides.refuse_without_objects(records)
     if out:
         files.make_folder(out)
-    measured = sides.measure_all(names, runs, work, records, say)
+    measured = sides.measure_all(names, paths, work, records, say)
     found = {"data": data, **sides.compare(measured, records, bases, metric, resamples=resamples, by_class=by_class)}
     show(found, compare_tables.tables(found), "compare", out, as_json, as_markdown)
+
+
+def of_recipes(
+    names: Sequence[str], sets: Sequence[str], timed: int, data: str, test: str | None, out: Path | None, device: str,
+    jobs: int | None, cache: Path | None, strict: bool, against: str, options: dict[str, Any],
+) -> tuple[dict[str, Any], list[Table]]:  # fmt: skip
+    """Recipes trained, measured and timed: what was found, and its tables."""
+    from .. import compare as sides
+    from .. import compare_tables, families, grid, saved
+    from ..times import environment
+
+    families.refuse_names(names)
+    bases = sides.bases(against, len(names))
+    if test is None or out is None:
+        raise UserError("recipes are trained on --data, kept in --out and measured on --test: give all three")
+
+    def work(name: str) -> Run:
+        return make_run(pipeline_of(name, families.settings(name, sets, names)), device, jobs, cache)
+
+    for name in names:
+        work(name)  # all are refused before any is trained
+    train, images = (open_data(spec, strict, cache, jobs) for spec in (data, test))
+    grid.refuse_data(train, images)
+    places = [out / name for name in names]
+    for place in places:
+        saved.prepare(place)
+    measured, costs = families.measure(names, places, work, train, images, timed, device, say)
+    found = {"data": data, "test": test, "where": environment(device), "costs": costs, "published": families.PUBLISHED,
+             **sides.compare(measured, images, bases, **options)}  # fmt: skip
+    return found, [*compare_tables.tables(found, "recipe"), *families.tables(costs, found["where"])]
 
 
 def one_output(as_json: bool, as_markdown: bool) -> None:

@@ -1,6 +1,8 @@
 """One file a paper: a function that puts its steps in a row. Two files differ as their two papers do."""
 
+from .fast import fast
 from .hog import hog
 from .rcnn import rcnn
+from .sppnet import sppnet
 
-__all__ = ["hog", "rcnn"]
+__all__ = ["fast", "hog", "rcnn", "sppnet"]

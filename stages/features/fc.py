@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...errors import UserError
 from ..nets.frozen import STORAGE, Frozen
+from ..nets.member import Member
 from ..nets.precision import PRECISIONS
 from ..record import Record
 from ..stage import Ref
 
 
-class FCLayers(Frozen):
+class FCLayers(Frozen, Member):
     """fc6 and fc7 of AlexNet and VGG from features of an earlier layer.
 
     backbone, weights, random_state: those of the step that gave the source.
     source, layers: of the backbone; every layer lies behind the source.
     storage, precision, batch: as in WarpedCNN; batch None is 512.
+    dropout: of each layer where Jointly trains them; 0.5.
 
     Reads features.SOURCE (R F), writes features.LAYER (R F), on the device. UserError if a
     feature overflows the storage.
@@ -25,7 +27,8 @@ class FCLayers(Frozen):
 
     def __init__(self, backbone: str = "alexnet", weights: str | Ref | None = None, source: str = "pool5",
                  layers: Sequence[str] = ("fc7",), storage: str = "float16", precision: str = "auto",
-                 batch: int | None = None, device: str = "auto", random_state: int = 0):  # fmt: skip
+                 batch: int | None = None, dropout: float = 0.5, device: str = "auto",
+                 random_state: int = 0):  # fmt: skip
         self.backbone = backbone
         self.weights = weights
         self.source = source
@@ -33,6 +36,7 @@ class FCLayers(Frozen):
         self.storage = storage
         self.precision = precision
         self.batch = batch
+        self.dropout = dropout  # Krizhevsky et al. 2012, section 4.2
         self.device = device
         self.random_state = random_state
 
@@ -48,6 +52,8 @@ class FCLayers(Frozen):
         for name, known in {"storage": STORAGE, "precision": PRECISIONS}.items():
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it is one of {', '.join(known)}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout is {self.dropout}; it is in [0, 1)")
         if self.batch is not None and self.batch < 1:
             raise ValueError(f"batch is {self.batch}; it is at least 1")
 
@@ -55,11 +61,25 @@ class FCLayers(Frozen):
         net = self.net()
         return [self._features(net, record) for record in records]
 
-    def trimmed(self, net: Any) -> Any:
-        from torch import nn
+    def module(self, weights: Any, like: Mapping[str, Any], classes: int) -> Any:
+        return self._of(weights)
 
-        net.trunk = nn.Identity()
-        return net
+    def loss(self, net: Any, fields: Mapping[str, Any], generator: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        from ..nets.layers import dropped
+
+        source = fields[f"features.{self.source}"]  # R F
+        masks = {layer: dropped(source.new_ones(len(source), net.lengths[layer]), self.dropout, generator)
+                 for layer in net.head}  # fmt: skip
+        later = net.from_layer(self.source, source, self.layers, masks)
+        return {}, {f"features.{layer}": values for layer, values in later.items()}
+
+    def _load(self) -> Any:
+        return self._of(self.given("weights"))
+
+    def _of(self, weights: Any) -> Any:
+        from ..nets.backbones import load
+
+        return load(self.backbone, weights, self.random_state, self.layers, trunk=False)
 
     def _features(self, net: Any, record: Record) -> dict[str, Any]:
         import torch

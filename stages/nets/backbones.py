@@ -182,14 +182,15 @@ def trunk_names(name: str) -> tuple[str, ...]:
     return tuple(n for n, _ in trunk.named_parameters())
 
 
-def load(name: str, weights: Any = None, random_state: int = 0,
-         layers: Sequence[str] | None = None, pool: int = 6) -> Backbone:  # fmt: skip
+def load(name: str, weights: Any = None, random_state: int = 0, layers: Sequence[str] | None = None, pool: int = 6,
+         trunk: bool = True) -> Backbone:  # fmt: skip
     """The net `name` with its weights, float32 on the CPU, able to give `layers` (by default all).
 
     weights: None for random ones drawn from `random_state`; a name of torchvision's ("DEFAULT"; downloaded by
         torchvision); a file (.safetensors, .pth, .pt); or a state (name -> array). A file or state holds a
         whole classification net, its trunk alone, or a Backbone. Parts that no asked layer uses may miss.
     pool: grid of pool5, where the net has no fc6 that fixes it.
+    trunk: False for the layers behind pool5 alone.
 
     Draws nothing from torch's global generator. ValueError for an unknown name or layer; UserError for
     weights that do not fit.
@@ -200,12 +201,49 @@ def load(name: str, weights: Any = None, random_state: int = 0,
     if weights is None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(random_state)
-            return _build(name, layers, pool)[0]
+            net = _build(name, layers, pool)[0]
+        net.trunk = net.trunk if trunk else nn.Identity()
+        return net
     state, origin = _read(name, weights)
     with torch.random.fork_rng(devices=[]), torch.device("meta" if _meta_builds(name) else "cpu"):
         net, renamed, ignored = _build(name, layers, pool)
-    _fill(net, _own_names(net, state, renamed, ignored, origin), origin)
+    found = _own_names(net, state, renamed, ignored, origin)
+    if not trunk:
+        net.trunk = nn.Identity()
+        found = {key: value for key, value in found.items() if not key.startswith("trunk.")}
+    _fill(net, found, origin)
     return net.eval()
+
+
+def grid_of(name: str) -> int:
+    """Bins a side of the RoI pooling that a net's fc6 takes; 7 where it has none."""
+    return 6 if name == "alexnet" else 7
+
+
+def convolutional(net: Backbone) -> Backbone:
+    """The net with a trunk that a RoI pooling can follow: without the max pooling that it ends with, if it does."""
+    last = net.trunk
+    while list(last.children()):
+        owner, (name, last) = last, list(last.named_children())[-1]
+    if isinstance(last, nn.MaxPool2d):
+        setattr(owner, name, nn.Identity())
+        net.stride //= last.stride if isinstance(last.stride, int) else last.stride[0]
+    return net
+
+
+def check_parts(name: str, parts: Sequence[str]) -> None:
+    """ValueError unless each is the name of a part of the trunk of the net of this name."""
+    names = trunk_names(name) if parts else ()
+    for part in parts:
+        if not any(f"{known}.".startswith(f"{part}.") for known in names):
+            raise ValueError(f"frozen: {name} has no part {part!r}; one is {names[0]}")
+
+
+def freeze(trunk: nn.Module, parts: Sequence[str]) -> None:
+    """Let these parts of a trunk ("all" for all) learn nothing."""
+    for name, parameter in trunk.named_parameters():
+        if "all" in parts or any(f"{name}.".startswith(f"{part}.") for part in parts):
+            parameter.requires_grad_(False)
 
 
 def lengths_of(name: str, layers: Sequence[str], pool: int = 6) -> dict[str, int]:

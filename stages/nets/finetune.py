@@ -165,7 +165,7 @@ class FineTuning(Stage):
 
     def validate(self) -> None:
         from . import sgd
-        from .backbones import check, input_size, trunk_names
+        from .backbones import check, check_parts, input_size
 
         check(self.backbone)
         sgd.check(self)
@@ -177,10 +177,7 @@ class FineTuning(Stage):
         for name in ("new_rate", "norm"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it is above 0")
-        names = trunk_names(self.backbone) if self.frozen else ()
-        for part in self.frozen:
-            if not any(f"{name}.".startswith(f"{part}.") for name in names):
-                raise ValueError(f"frozen: {self.backbone} has no part {part!r}; one is {names[0]}")
+        check_parts(self.backbone, self.frozen)
         if not 0 < self.positive_iou <= 1:
             raise ValueError(f"positive_iou is {self.positive_iou}; it is in (0, 1]")
 
@@ -189,12 +186,13 @@ class FineTuning(Stage):
         return self._backbone().state_dict()
 
     def fit(self, records: Records, checkpoint: Checkpoint | None = None) -> None:
+        from .backbones import freeze
         from .sgd import sgd
 
         checkpoint = checkpoint or NoCheckpoint()
         found = self._windows(records)
         self.net_ = self._classifier(len(records.classes) + 1)
-        self._freeze(self.net_.backbone.trunk)
+        freeze(self.net_.backbone.trunk, self.frozen)
         device = device_of(self.device)
         if device.type == "cpu":
             reuse_freed_memory()
@@ -266,11 +264,6 @@ class FineTuning(Stage):
         from .backbones import layers_of
 
         return ("pool5", "fc6", "fc7") if "fc7" in layers_of(self.backbone) else ("pool5",)
-
-    def _freeze(self, trunk: Any) -> None:
-        for name, parameter in trunk.named_parameters():
-            if any(f"{name}.".startswith(f"{part}.") for part in self.frozen):
-                parameter.requires_grad_(False)
 
     def _scale(self, net: Any, images: Any, found: Windows) -> float:
         """What brings the features of some windows to the mean norm `norm`."""

@@ -48,20 +48,8 @@ class Frozen(Stage):
         return self._load().state_dict()
 
     def net(self) -> Any:
-        """The backbone as it is used. Built once for the same parameters and the same weight file."""
-        import torch
-
-        weights = self.given("weights")
-        recipe = {**self.get_params(), "weights": None, "file": _stamp(weights)}
-        built = self.__dict__.get("_built")
-        if not built or built[0] != recipe or built[1] is not weights:
-            if device_of(self.device).type == "cpu":
-                reuse_freed_memory()
-            net = self.trimmed(self._load().requires_grad_(False))
-            dtype = getattr(torch, precision_of(self.precision, self.device))
-            net = net.to(device=device_of(self.device), dtype=dtype)
-            self._built = built = (recipe, weights, net.to(memory_format=torch.channels_last))
-        return built[2]
+        """The backbone as it is used."""
+        return built(self, lambda _weights: self.trimmed(self._load()))
 
     def trimmed(self, net: Any) -> Any:
         """The net without the parts that this stage does not run."""
@@ -86,6 +74,26 @@ class Frozen(Stage):
 
         pool = {"pool": self.get_params()["pool"]} if "pool" in self.param_names() else {}
         return load(self.backbone, self.given("weights"), self.random_state, self.layers, **pool)
+
+
+def built(stage: Stage, make: Callable[[Any], Any]) -> Any:
+    """A stage's net as it is used: made from its `weights`, on its device, in its precision, without gradients.
+
+    Made once for the same parameters and the same weight file. The stage has the parameters weights, precision, device.
+    """
+    import torch
+
+    params, weights = stage.get_params(), stage.given("weights")
+    recipe = {**params, "weights": None, "file": _stamp(weights)}
+    known = stage.__dict__.get("_built")
+    if not known or known[0] != recipe or known[1] is not weights:
+        place = device_of(params["device"])
+        if place.type == "cpu":
+            reuse_freed_memory()
+        dtype = getattr(torch, precision_of(params["precision"], params["device"]))
+        net = make(weights).requires_grad_(False).eval().to(device=place, dtype=dtype)
+        known = stage.__dict__["_built"] = (recipe, weights, net.to(memory_format=torch.channels_last))
+    return known[2]
 
 
 def _stamp(weights: Any) -> Any:

@@ -20,6 +20,7 @@ Loss = Callable[[int, torch.Generator], Iterable[Tensor]]
 
 def sgd(net: nn.Module, loss: Loss, checkpoint: Checkpoint, *, steps: int, lr: float, drop_every: int,
         drop: float = 0.1, momentum: float = 0.9, decay: float = 5e-4, rates: Mapping[str, float] | None = None,
+        bias_rate: float = 1.0, bias_decay: bool = True, warm_up: int = 0, clip: float | None = None,
         random_state: int = 0) -> np.ndarray:  # fmt: skip
     """Train the parameters of `net` that require a gradient, in place; returns the loss of every step.
 
@@ -28,21 +29,27 @@ def sgd(net: nn.Module, loss: Loss, checkpoint: Checkpoint, *, steps: int, lr: f
     lr: the rate, multiplied by `drop` every `drop_every` steps.
     decay: weight decay, of all parameters.
     rates: beginning of a parameter's name -> what its rate is multiplied by.
+    bias_rate, bias_decay: what the rate of biases is multiplied by too, and whether they decay.
+    warm_up: steps over which the rate rises, linearly, from a third of itself.
+    clip: the largest norm that the gradient of all parameters may have; None for any.
 
     The generator follows from `random_state` and the number of the step alone, so a run resumed from its
     checkpoint takes the same steps as one never killed (on a GPU but for the order in which it adds up). UserError if
     the loss is no longer finite, or a part of it does not fit into memory.
     """
-    optimiser = torch.optim.SGD(_groups(net, rates or {}), lr=lr, momentum=momentum, weight_decay=decay)
+    groups = _groups(net, rates or {}, bias_rate, decay, decay if bias_decay else 0.0)
+    optimiser = torch.optim.SGD(groups, lr=lr, momentum=momentum)
     history = np.full(steps, np.nan, np.float32)
     done = _resume(net, optimiser, history, checkpoint.load())
     for step in range(done, steps):
         for group in optimiser.param_groups:
-            group["lr"] = lr * group["factor"] * drop ** (step // drop_every)
+            group["lr"] = lr * group["factor"] * drop ** (step // drop_every) * _warmth(step, warm_up)
         optimiser.zero_grad(set_to_none=True)
         history[step] = _backward(loss(step, _generator(random_state, step)))
         if not np.isfinite(history[step]):
             raise UserError(f"the loss is {history[step]} at step {step}; lower lr, which is {lr}")
+        if clip is not None:
+            nn.utils.clip_grad_norm_(_trained(optimiser), clip)
         optimiser.step()
         checkpoint.progress(step + 1, steps, f"loss {history[max(0, step - 49) : step + 1].mean():.3f}")
         checkpoint.save(partial(_position, net, optimiser, history, step + 1))
@@ -76,14 +83,22 @@ def _order(number: int, count: int, seed: int) -> np.ndarray:
     return np.random.default_rng([seed, number]).permutation(count)
 
 
-def _groups(net: nn.Module, rates: Mapping[str, float]) -> list[dict[str, Any]]:
-    """The parameters to train, those of one rate together."""
-    by_factor: dict[float, list[Tensor]] = {}
+def _warmth(step: int, warm_up: int) -> float:
+    """What the rate of a step is multiplied by while it warms up (Goyal et al. 2017, section 2.2; a third at first)."""
+    return 1.0 if step >= warm_up else 1 / 3 + 2 / 3 * step / warm_up
+
+
+def _groups(net: nn.Module, rates: Mapping[str, float], bias_rate: float, decay: float,
+            bias_decay: float) -> list[dict[str, Any]]:  # fmt: skip
+    """The parameters to train, those of one rate and decay together."""
+    found: dict[tuple[float, float], list[Tensor]] = {}
     for name, parameter in net.named_parameters():
         if parameter.requires_grad:
             factor = next((value for start, value in rates.items() if name.startswith(start)), 1.0)
-            by_factor.setdefault(factor, []).append(parameter)
-    return [{"params": parameters, "factor": factor} for factor, parameters in by_factor.items()]
+            bias = name.endswith("bias")
+            own = (factor * bias_rate, bias_decay) if bias else (factor, decay)
+            found.setdefault(own, []).append(parameter)
+    return [{"params": found[own], "factor": own[0], "weight_decay": own[1]} for own in found]
 
 
 def _backward(parts: Iterable[Tensor]) -> float:

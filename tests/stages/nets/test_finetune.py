@@ -10,7 +10,7 @@ import torch
 from rcnn.errors import UserError
 from rcnn.stages.datasets.shapes import Shapes
 from rcnn.stages.features.warp import WarpedCNN
-from rcnn.stages.nets.backbones import Classifier, load
+from rcnn.stages.nets.backbones import Classifier, freeze, load
 from rcnn.stages.nets.crops import normalised, warp, windows
 from rcnn.stages.nets.finetune import FineTuning, crop, label_boxes, sample_batch
 from rcnn.stages.nets.precision import precision_of
@@ -125,8 +125,8 @@ def test_frozen_layers_stay_and_others_move(records: RecordList) -> None:
 
 
 def test_a_part_is_not_those_whose_names_begin_as_its_does() -> None:
-    stage, trunk = FineTuning("vgg16", frozen=("features.2",)), load("vgg16", layers=("pool5",)).trunk
-    stage._freeze(trunk)
+    trunk = load("vgg16", layers=("pool5",)).trunk
+    freeze(trunk, ["features.2"])
     assert [n for n, p in trunk.named_parameters() if not p.requires_grad] == ["features.2.weight", "features.2.bias"]
 
 

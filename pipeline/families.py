@@ -1,0 +1,188 @@
+"""Recipes trained on one data set and measured on another: accuracy, time, memory and disk, side by side.
+
+The form of Fast R-CNN's table 4 (Girshick, ICCV 2015), for one's own data, with that table's rows beside it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..cache import files
+from ..errors import UserError
+from ..stages.record import Records
+from . import saved
+from .compare import Measured, measured
+from .run import Run
+from .tables import Table, number, size
+from .times import environment, times
+
+TIMED = 20  # images, by default
+TRAINING = "training.json"  # in a RUN folder: what its training took
+# Girshick 2015, table 4, column L (VGG16), on an Nvidia K40; seconds an image are without proposals; VOC07 mAP
+PUBLISHED: tuple[dict[str, Any], ...] = (
+    {"recipe": "rcnn", "train_hours": 84.0, "seconds": 47.0, "map": 66.0},
+    {"recipe": "sppnet", "train_hours": 25.0, "seconds": 2.3, "map": 63.1},
+    {"recipe": "fast", "train_hours": 9.5, "seconds": 0.32, "map": 66.9},
+)
+
+
+def settings(recipe: str, sets: Sequence[str], recipes: Sequence[str]) -> list[str]:
+    """The `KEY=VALUE` that are for a recipe: those for all, and those written `RECIPE:KEY=VALUE` for it."""
+    own = []
+    for text in sets:
+        name, colon, rest = text.partition(":")
+        if not (colon and name in recipes):
+            own.append(text)
+        elif name == recipe:
+            own.append(rest)
+    return own
+
+
+def refuse_names(recipes: Sequence[str]) -> None:
+    """UserError for less than two recipes, or one named twice."""
+    if len(recipes) < 2:
+        raise UserError("name two recipes at least: the first is what the others are held against")
+    if twice := next((name for name in recipes if recipes.count(name) > 1), None):
+        raise UserError(f"{twice} is named twice: a recipe is compared with others")
+
+
+def train(run: Run, data: Records, place: Path) -> None:
+    """Train through the cache and save the RUN; what it took is noted in its folder if nothing came from the cache."""
+    start = time.perf_counter()
+    run.fit(data)
+    seconds = time.perf_counter() - start
+    saved.save(run.pipeline, place)
+    whole = not any(tally.reused for tally in run.clock.tallies.values())
+    learned = [name for name in run.pipeline.keys if run.clock[name].fit_seconds == 0]
+    if whole and not learned:
+        noted = {"seconds": seconds, "images": len(data), **environment(run.device or "auto")}
+        files.write_json(place / TRAINING, noted)
+
+
+def training_seconds(place: Path) -> float | None:
+    """What training took, where a RUN folder tells it: not where some of it came from the cache."""
+    try:
+        return float(json.loads((place / TRAINING).read_text())["seconds"])
+    except FileNotFoundError:
+        return None
+
+
+def disk(run: Run) -> int | None:
+    """Bytes of the shelves that a pipeline keeps its steps on."""
+    if run.store is None:
+        return None
+    return sum(run.shelf(step.name).size() for step in run.pipeline if step.keep)
+
+
+def peak_memory(place: Path, image: Any, device: str) -> int:
+    """Bytes that a process of its own holds at most while it detects in one image with a trained RUN."""
+    from PIL import Image
+
+    with tempfile.TemporaryDirectory() as folder:
+        Image.fromarray(image).save(f"{folder}/image.png")
+        words = ["detect", str(place), f"{folder}/image.png", "--out", f"{folder}/out", "--cache", f"{folder}/cache"]
+        command = [sys.executable, "-m", __package__.partition(".")[0], *words, "--device", device, "--jobs", "1"]
+        child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        said = child.stderr.read() if child.stderr else b""
+        _, status, usage = os.wait4(child.pid, 0)
+    if status:
+        raise UserError(f"detecting with {place} failed: {said.decode(errors='replace').strip()}")
+    return int(usage.ru_maxrss) * (1 if sys.platform == "darwin" else 1024)
+
+
+def measure(
+    recipes: Sequence[str],
+    places: Sequence[Path],
+    work: Callable[[str], Run],
+    data: Records,
+    test: Records,
+    timed: int,
+    device: str,
+    tell: Callable[[str], None],
+) -> tuple[list[Measured], list[dict[str, Any]]]:
+    """Train and measure each recipe; then time all, side by side.
+
+    work: the Run of a recipe. Gives what compare.compare takes, and a row of costs for each.
+    """
+    runs, sides, costs = [], [], []
+    for recipe, place in zip(recipes, places):
+        runs.append(work(recipe))
+        train(runs[-1], data, place)
+        sides.append(measured(recipe, runs[-1], test))
+        tell(f"{recipe}: trained and measured; the RUN is in {place}")
+    pipelines = {recipe: run.pipeline for recipe, run in zip(recipes, runs)}
+    images = [test[i] for i in range(min(timed, len(test)))]
+    tell(f"timing {len(images)} images")
+    taken = times(pipelines, images, device)
+    largest = max(images, key=lambda record: record["image"].size)["image"]
+    for recipe, place, run in zip(recipes, places, runs):
+        kept = {"memory": peak_memory(place, largest, device), "cache": disk(run)}
+        costs.append({"recipe": recipe, "training_seconds": training_seconds(place), **kept, **taken[recipe]})
+    return sides, costs
+
+
+# -- tables ----------------------------------------------------------------------------------------------
+
+
+def without_proposals(row: Mapping[str, Any]) -> float:
+    """Seconds of the profile but for the step that proposes, which Fast R-CNN's table leaves out."""
+    return float(row["total"] - row["steps"].get("proposals", 0.0))
+
+
+def tables(costs: Sequence[Mapping[str, Any]], where: Mapping[str, Any]) -> list[Table]:
+    """What each recipe costs, where its time goes, and what was published."""
+    return [_cost_table(costs, where), _step_table(costs, where), _published_table()]
+
+
+def _cost_table(costs: Sequence[Mapping[str, Any]], where: Mapping[str, Any]) -> Table:
+    base = without_proposals(costs[0])
+    rows = [
+        [
+            row["recipe"],
+            "" if row["training_seconds"] is None else f"{row['training_seconds']:.0f} s",
+            f"{row['total']:.3f} s",
+            f"{without_proposals(row):.3f} s",
+            f"{base / without_proposals(row):.1f}x",
+            f"{row['throughput']:.3f} s",
+            size(row["memory"]),
+            "" if row["cache"] is None else size(row["cache"]),
+        ]
+        for row in costs
+    ]
+    head = ["recipe", "training", "an image", "without proposals", "speed-up", "throughput", "peak memory", "cache"]
+    caption = (
+        f"medians of {costs[0]['images']} images, interleaved, no cache, after one to warm up; {_where(where)}; "
+        "training is told where nothing of it came from the cache; peak memory: a process that detects in one image"
+    )
+    return Table("cost", head, rows, caption)
+
+
+def _step_table(costs: Sequence[Mapping[str, Any]], where: Mapping[str, Any]) -> Table:
+    names = list(dict.fromkeys(name for row in costs for name in row["steps"]))
+    rows = [
+        [row["recipe"], *(f"{row['steps'][n]:.3f}" if n in row["steps"] else "" for n in names), f"{row['rest']:.3f}"]
+        for row in costs
+    ]
+    return Table("seconds an image by step", ["recipe", *names, "rest"], rows, f"synchronised; {_where(where)}")
+
+
+def _published_table() -> Table:
+    rows = []
+    for row in PUBLISHED:
+        speed = PUBLISHED[0]["seconds"] / row["seconds"]
+        times = [f"{row['train_hours']:g} h", f"{row['seconds']:g} s", f"{speed:.0f}x"]
+        rows.append([row["recipe"], *times, number(row["map"] / 100)])
+    head = ["recipe", "training", "without proposals", "speed-up", "VOC07 mAP"]
+    return Table("as published", head, rows, "Girshick 2015, table 4: VGG16, PASCAL VOC 2007, one Nvidia K40")
+
+
+def _where(where: Mapping[str, Any]) -> str:
+    return f"{where['device']}, {where['host']}, {where['threads']} threads"

@@ -1,0 +1,128 @@
+"""The convolutional map of a whole image, at one or more scales (SPPnet, He et al. 2014; Fast R-CNN, Girshick 2015)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+
+from ..nets.crops import normalised
+from ..nets.frozen import built
+from ..nets.member import Member
+from ..nets.precision import PRECISIONS, precision_of
+from ..record import Record
+from ..stage import Ref, State
+
+
+def resized(height: int, width: int, shorter: int, longest: int) -> tuple[int, int]:
+    """Height and width of an image made so large that neither side is above its bound, its shape kept."""
+    scale = min(shorter / min(height, width), longest / max(height, width))
+    return max(round(height * scale), 1), max(round(width * scale), 1)
+
+
+class ConvMap(Member):
+    """The map of an image: resized, then through the convolutional part of a backbone, once.
+
+    backbone, weights, random_state: as nets.backbones.load takes them; weights may be a Ref. A max pooling that ends
+        the convolutional part, as VGG's and AlexNet's, is left out: RoI pooling stands in its place (Fast R-CNN, 2.2).
+    scales: lengths of the shorter side in pixels; one map for each. 600 (Fast R-CNN, section 4.1).
+    longest: cap on the longer side; 1000 (the same).
+    frozen: names, below the backbone's trunk, of parts that training leaves as they are; "all" for all of it.
+    precision: "bfloat16" or "float32"; "auto" is bfloat16 where the device computes in it.
+    device: "auto", "cpu", "cuda" or "cuda:N".
+
+    Reads image; writes `map` (C h w), or `map.SCALE` for each of several scales, on the device, and map_scales (S 2):
+    columns and rows of each map to a pixel of the image. In training one of the scales is drawn for each image.
+    """
+
+    needs = ("image",)
+    speed: ClassVar[tuple[str, ...]] = ("device",)
+    files: ClassVar[tuple[str, ...]] = ("weights",)
+
+    def __init__(self, backbone: str = "vgg16", weights: str | Ref | None = None, scales: Sequence[int] = (600,),
+                 longest: int = 1000, frozen: Sequence[str] = (), precision: str = "auto", device: str = "auto",
+                 random_state: int = 0):  # fmt: skip
+        self.backbone = backbone
+        self.weights = weights
+        self.scales = scales
+        self.longest = longest
+        self.frozen = frozen
+        self.precision = precision
+        self.device = device
+        self.random_state = random_state
+
+    @property
+    def gives(self) -> tuple[str, ...]:  # type: ignore[override]
+        return (*self.maps(), "map_scales")
+
+    def maps(self) -> tuple[str, ...]:
+        """The fields of the maps, in the order of `scales`."""
+        return ("map",) if len(self.scales) == 1 else tuple(f"map.{scale}" for scale in self.scales)
+
+    def key_params(self) -> dict[str, Any]:
+        from ..nets.backbones import weights_key
+
+        weights = weights_key(self.backbone, self.weights)
+        return {**super().key_params(), "weights": weights, "precision": precision_of(self.precision, self.device)}
+
+    def validate(self) -> None:
+        from ..nets.backbones import check, check_parts
+
+        check(self.backbone)
+        if not self.scales or len(set(self.scales)) < len(self.scales) or min(self.scales) < 16:
+            raise ValueError(f"scales is {list(self.scales)}; it holds lengths of 16 pixels or more, each once")
+        if self.longest < max(self.scales):
+            raise ValueError(f"longest is {self.longest}, under the shorter side {max(self.scales)}")
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision is {self.precision!r}; it is one of {', '.join(PRECISIONS)}")
+        check_parts(self.backbone, [part for part in self.frozen if part != "all"])
+
+    def named(self, param: str) -> State:
+        """The tensors of the weights that `weights` names."""
+        return self._load(self.given("weights")).state_dict()
+
+    def module(self, weights: Any, like: Mapping[str, Any], classes: int) -> Any:
+        from ..nets.backbones import freeze
+
+        net = self._load(weights)
+        freeze(net.trunk, self.frozen)
+        return net
+
+    def constant(self, net: Any) -> bool:
+        return len(self.scales) == 1 and not any(parameter.requires_grad for parameter in net.parameters())
+
+    def loss(self, net: Any, fields: Mapping[str, Any], generator: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        import torch
+
+        at = int(torch.randint(len(self.scales), (1,), generator=generator)) if len(self.scales) > 1 else 0
+        device, dtype = next(net.parameters()).device, torch.float32
+        maps, scale = self._map(net, fields["image"], self.scales[at], device, dtype)
+        return {}, {"map": maps, "map_scales": np.array([scale], np.float32)}
+
+    def __call__(self, records: Sequence[Record]) -> list[dict[str, Any]]:
+        return [self._maps(record["image"]) for record in records]
+
+    def _maps(self, image: Any) -> dict[str, Any]:
+        import torch
+
+        net = built(self, self._load)
+        param = next(net.parameters())
+        with torch.no_grad():
+            made = [self._map(net, image, scale, param.device, param.dtype) for scale in self.scales]
+        found = {name: one for name, (one, _) in zip(self.maps(), made)}
+        return {**found, "map_scales": np.array([scale for _, scale in made], np.float32)}
+
+    def _map(self, net: Any, image: Any, shorter: int, device: Any, dtype: Any) -> tuple[Any, tuple[float, float]]:
+        import torch
+
+        height, width = resized(image.shape[0], image.shape[1], shorter, self.longest)
+        pixels = normalised(image, net.mean, net.std, device).permute(2, 0, 1)[None]  # 1 3 H W
+        pixels = torch.nn.functional.interpolate(pixels, (height, width), mode="bilinear", align_corners=False)
+        found = net.trunk(pixels.to(dtype, memory_format=torch.channels_last))[0]  # C h w
+        return found, (width / image.shape[1] / net.stride, height / image.shape[0] / net.stride)
+
+    def _load(self, weights: Any) -> Any:
+        from ..nets.backbones import convolutional, load
+
+        return convolutional(load(self.backbone, weights, self.random_state, ("pool5",)))

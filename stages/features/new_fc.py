@@ -1,0 +1,93 @@
+"""New fully connected layers on pooled features, for nets that bring none of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+from ...errors import UserError
+from ..nets.frozen import built
+from ..nets.member import Member
+from ..nets.precision import PRECISIONS, precision_of
+from ..record import Record
+from ..stage import Ref
+
+
+class NewFCLayers(Member):
+    """Fully connected layers with ReLU, learned from scratch.
+
+    weights: Ref of the Jointly that trains them.
+    widths: of the layers; 1024 and 1024 (as in the FPN paper, section 5.2, for nets without fc layers).
+    norm: mean L2 norm that the features are scaled to before the first layer; 20, as for the SVMs.
+    dropout: in training; 0.
+    precision: "bfloat16" or "float32"; "auto" is bfloat16 where the device computes in it.
+    device: "auto", "cpu", "cuda" or "cuda:N". random_state: of the initial weights.
+
+    Reads features.pool5 (R F), writes features.fc (R widths[-1]), on the device.
+    """
+
+    needs = ("features.pool5",)
+    gives = ("features.fc",)
+    speed: ClassVar[tuple[str, ...]] = ("device",)
+
+    def __init__(self, weights: Ref | None = None, widths: Sequence[int] = (1024, 1024), norm: float = 20.0,
+                 dropout: float = 0.0, precision: str = "auto", device: str = "auto",
+                 random_state: int = 0):  # fmt: skip
+        self.weights = weights
+        self.widths = widths
+        self.norm = norm
+        self.dropout = dropout
+        self.precision = precision
+        self.device = device
+        self.random_state = random_state
+
+    def key_params(self) -> dict[str, Any]:
+        return {**super().key_params(), "precision": precision_of(self.precision, self.device)}
+
+    def validate(self) -> None:
+        if not self.widths or min(self.widths) < 1:
+            raise ValueError(f"widths is {list(self.widths)}; it holds the width of one layer or more")
+        if not self.norm > 0:
+            raise ValueError(f"norm is {self.norm}; it is above 0")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout is {self.dropout}; it is in [0, 1)")
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision is {self.precision!r}; it is one of {', '.join(PRECISIONS)}")
+
+    def module(self, weights: Any, like: Mapping[str, Any], classes: int) -> Any:
+        import torch
+
+        from ..nets.layers import FCStack, mean_scale
+
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.random_state)
+            net = FCStack(like["features.pool5"].shape[1], self.widths)
+        net.scale.fill_(mean_scale(like["features.pool5"], self.norm))
+        return net
+
+    def loss(self, net: Any, fields: Mapping[str, Any], generator: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        return {}, {"features.fc": net(fields["features.pool5"], self.dropout, generator)}
+
+    def __call__(self, records: Sequence[Record]) -> list[dict[str, Any]]:
+        import torch
+
+        if self.weights is None:
+            raise UserError("NewFCLayers have learned nothing: a Jointly trains them, and weights is its Ref")
+        net = built(self, self._made)
+        with torch.no_grad():
+            return [{"features.fc": net(torch.as_tensor(record["features.pool5"]))} for record in records]
+
+    def _made(self, state: Any) -> Any:
+        from ..nets.layers import FCStack
+
+        layers = [state[f"layers.{i}.weight"] for i in range(len(self.widths))]
+        net = FCStack(layers[0].shape[1], [len(weight) for weight in layers])
+        return filled(net, state)
+
+
+def filled(net: Any, state: Mapping[str, Any]) -> Any:
+    """A net with this state."""
+    import torch
+
+    net.load_state_dict({name: torch.as_tensor(value) for name, value in state.items()})
+    return net

@@ -1,0 +1,75 @@
+"""RoI pooling: the largest value in each bin of a grid over a box on the shared map (Fast R-CNN, section 2.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..nets.bins import bin_max, roi_bins
+from ..nets.member import Member
+from ..record import Record
+from .pooling import check_pooler, over_maps
+
+
+def cells(boxes: Any, scale: Any) -> Any:
+    """Boxes (n 4, pixels, half-open) as RoI pooling takes them: in cells, the last pixel included, as Caffe's."""
+    return (boxes - np.array([0, 0, 1, 1], np.float32)) * np.tile(np.asarray(scale, np.float32), 2)
+
+
+class RoIPool(Member):
+    """Features of each box by RoI pooling.
+
+    The rounding is that of the authors' Caffe layer and of torchvision.ops.roi_pool: both ends are rounded, the last
+    cell is part of the box, a bin takes every cell that it touches. (Rounding to half-open ends, as some tutorials do,
+    loses the last row and column.)
+
+    grid: bins a side; 7 for VGG16, 6 for AlexNet (section 2.2).
+    maps: the fields to read; of several each box takes the one on which its area is nearest to 224 x 224.
+    stride: input pixels a cell; counts with several maps alone.
+    storage: "float16", "float32", or "map", the type of the map.
+
+    Reads boxes, map_scales and the maps; writes features.pool5 (R C*grid*grid), on the maps' device.
+    """
+
+    def __init__(self, grid: int = 7, maps: Sequence[str] = ("map",), stride: int = 16, storage: str = "map"):
+        self.grid = grid
+        self.maps = maps
+        self.stride = stride
+        self.storage = storage
+
+    gives = ("features.pool5",)
+
+    @property
+    def needs(self) -> tuple[str, ...]:  # type: ignore[override]
+        return ("boxes", "map_scales", *self.maps)
+
+    def validate(self) -> None:
+        if self.grid < 1:
+            raise ValueError(f"grid is {self.grid}; it is at least 1")
+        check_pooler(self.maps, self.stride, self.storage)
+
+    def __call__(self, records: Sequence[Record]) -> list[dict[str, Any]]:
+        return [
+            {"features.pool5": over_maps(record, self.maps, self._pool, self.stride, self.storage)}
+            for record in records
+        ]
+
+    def loss(self, net: Any, fields: Mapping[str, Any], generator: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        import torch
+        from torchvision.ops import roi_pool
+
+        features = fields["map"].float()
+        places = torch.from_numpy(cells(fields["sampled_boxes"], fields["map_scales"][0])).to(features.device)
+        return {}, {"features.pool5": roi_pool(features[None], [places], self.grid, 1.0).flatten(1)}
+
+    def _pool(self, features: Any, boxes: Any, scale: Any) -> Any:
+        import torch
+        from torchvision.ops import roi_pool
+
+        places = cells(boxes, scale)
+        if features.device.type != "cpu":
+            at = torch.from_numpy(places).to(features.device)
+            return roi_pool(features.float()[None], [at], self.grid, 1.0)  # n C g g
+        return bin_max(features, roi_bins(places, self.grid, features.shape[1:])).transpose(1, 2)  # n C B

@@ -1,0 +1,71 @@
+"""Spatial pyramid pooling (He, Zhang, Ren, Sun: SPPnet, ECCV 2014, TPAMI 2015, section 2.2, 4.1 and appendix A)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..nets.bins import bin_max, pyramid_bins, table_max
+from ..nets.member import Member
+from ..record import Record
+from .pooling import check_pooler, over_maps
+
+
+class SpatialPyramidPool(Member):
+    """Features of each box: the largest values in the bins of a pyramid of grids over its window on the map.
+
+    levels: bins a side of each grid; 6, 3, 2, 1 (section 4.1: 50 bins).
+    maps: the fields to read; of several each box takes the one on which its area is nearest to 224 x 224 (4.1).
+    stride: input pixels a cell; counts with several maps alone.
+    storage: "float16", "float32", or "map", the type of the map.
+
+    Reads boxes, map_scales and the maps; writes features.pool5 (R C*B), all channels' bins of the first level first,
+    on the maps' device.
+    """
+
+    def __init__(self, levels: Sequence[int] = (6, 3, 2, 1), maps: Sequence[str] = ("map",), stride: int = 16,
+                 storage: str = "float16"):  # fmt: skip
+        self.levels = levels
+        self.maps = maps
+        self.stride = stride
+        self.storage = storage
+
+    gives = ("features.pool5",)
+
+    @property
+    def needs(self) -> tuple[str, ...]:  # type: ignore[override]
+        return ("boxes", "map_scales", *self.maps)
+
+    def validate(self) -> None:
+        if not self.levels or min(self.levels) < 1:
+            raise ValueError(f"levels is {list(self.levels)}; it holds the bins a side of one grid or more")
+        check_pooler(self.maps, self.stride, self.storage)
+
+    def __call__(self, records: Sequence[Record]) -> list[dict[str, Any]]:
+        return [
+            {"features.pool5": over_maps(record, self.maps, self._pool, self.stride, self.storage)}
+            for record in records
+        ]
+
+    def loss(self, net: Any, fields: Mapping[str, Any], generator: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        import torch
+
+        features = fields["map"].float()
+        bins = self._bins(fields["sampled_boxes"], fields["map_scales"][0], features.shape[1:])
+        pooled = table_max(features, torch.from_numpy(bins).to(features.device))  # n B C
+        return {}, {"features.pool5": self._by_level(pooled)}
+
+    def _pool(self, features: Any, boxes: Any, scale: Any) -> Any:
+        return self._by_level(bin_max(features, self._bins(boxes, scale, features.shape[1:])))
+
+    def _bins(self, boxes: Any, scale: Any, size: Sequence[int]) -> Any:
+        return pyramid_bins(np.asarray(boxes, np.float64) * np.tile(scale, 2), self.levels, size)
+
+    def _by_level(self, pooled: Any) -> Any:
+        """n B C -> n C*B, the first grid of all channels, then the second."""
+        import torch
+
+        grids = pooled.split([n * n for n in self.levels], 1)
+        return torch.cat([grid.transpose(1, 2).flatten(1) for grid in grids], 1)

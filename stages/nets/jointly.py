@@ -1,0 +1,340 @@
+"""Single-stage training: one descent over the summed losses of several stages (Fast R-CNN, section 2.3)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+
+from ...errors import UserError
+from ..boxes import encode
+from ..record import Records
+from ..sample import best_truths, training_boxes, truth_overlaps, usable_truths
+from ..stage import Checkpoint, NoCheckpoint, Ref, Stage, State
+from .images import remembered
+from .member import Member
+from .memory import reuse_freed_memory
+from .precision import device_of, low_precision, precision_of
+
+LIKE = 64  # images whose RoIs the deltas are normalised by
+
+
+class RoIs(NamedTuple):
+    """The boxes of an image to draw from.
+
+    box: R 4, pixels. label: R, 0 is background. truth: R 4, the object of each, or itself. foreground, background:
+    indices.
+    """
+
+    box: Any
+    label: Any
+    truth: Any
+    foreground: Any
+    background: Any
+
+
+def label_rois(record: Any, difficult: bool, foreground: float, background: Sequence[float]) -> RoIs:
+    """What each annotated box and proposal of an image is to training.
+
+    foreground: IoU with an object from which on a box is one. background: least and largest IoU of those that are none
+    (Fast R-CNN, section 2.3: the least one stands for mining hard examples); if no box lies there, all under the
+    largest.
+    A box that lies so much in a crowd, or on an object that does not count, is neither.
+    """
+    boxes = training_boxes(record)
+    usable = usable_truths(record, difficult)  # T
+    best, iou = best_truths(boxes, record["truth_boxes"][usable])  # R, R
+    near = truth_overlaps(boxes, record["truth_boxes"], record["truth_crowd"])[:, ~usable].max(1, initial=0)
+    positive = iou >= foreground
+    rest = ~positive & (near < foreground) & (iou < background[1])
+    hard = rest & (iou >= background[0])
+    label = np.zeros(len(boxes), np.int64)
+    truth = boxes.copy()
+    if usable.any():
+        label[positive] = record["truth_labels"][usable][best[positive]]
+        truth[positive] = record["truth_boxes"][usable][best[positive]]
+    return RoIs(boxes, label, truth, np.flatnonzero(positive), np.flatnonzero(hard if hard.any() else rest))
+
+
+def sample(rois: RoIs, count: int, share: float, generator: Any) -> Any:
+    """Indices of `count` RoIs, at most, a `share` of them foreground, at most, without one coming twice."""
+    import torch
+
+    def some(of: Any, most: int) -> Any:
+        return of[torch.randperm(len(of), generator=generator)[: max(most, 0)].numpy()]
+
+    positive = some(rois.foreground, round(count * share))
+    return np.concatenate([positive, some(rois.background, count - len(positive))])
+
+
+class Jointly(Stage):
+    """Train several stages at once; gives a state, of which each takes its part by `weights=Ref(...)`.
+
+    An image-centric batch: `images` images, and of each rois / images RoIs. Images go one after the other, so that they
+    need no common size; with frozen batch norms the sum of their gradients is that of the batch.
+
+    members: names of the steps, in order, that are trained; stages of nets.member.
+    weights: what members with a backbone start from, as nets.backbones.load takes it.
+    steps: of the descent; 40,000 (section 4.2).
+    images, rois: N and R; 2 and 128 (section 2.3).
+    foreground: the share of RoIs that are objects, at most; 0.25.
+    foreground_iou, background_iou: 0.5, and [0.1, 0.5).
+    flip: whether images are mirrored with a probability of 0.5; True.
+    lr: 0.001, multiplied by 0.1 every `drop_every` steps; 30,000.
+    momentum, decay: of the descent; 0.9 and 0.0005. Biases learn twice as fast and do not decay, as the authors'.
+    warm_up: steps over which the rate rises from a third of itself; 0.
+    clip: the largest norm of a step's gradient; None.
+    difficult: whether objects marked difficult count; True. If not, boxes on them are left out.
+    memory: GB of decoded images, and as many of the maps of a backbone that learns nothing, that are kept; 2.0.
+    device: "auto", "cpu", "cuda" or "cuda:N". random_state: seed of all that is drawn.
+
+    Learns from image, boxes and the truth. Learns net_ (the members' modules by name) and history_ (the loss of each
+    step). UserError if no image has an object to learn from.
+    """
+
+    learns = ("truth_boxes", "truth_labels", "truth_difficult", "truth_crowd")
+    speed: ClassVar[tuple[str, ...]] = ("device", "memory")
+    files: ClassVar[tuple[str, ...]] = ("weights",)
+    arrays: ClassVar[str] = "torch"
+    rounds: ClassVar[str] = "steps"
+
+    def __init__(self, members: Sequence[str] = (), weights: str | Ref | None = None, *, steps: int = 40_000,
+                 images: int = 2, rois: int = 128, foreground: float = 0.25, foreground_iou: float = 0.5,
+                 background_iou: Sequence[float] = (0.1, 0.5), flip: bool = True, lr: float = 0.001,
+                 drop_every: int = 30_000, momentum: float = 0.9, decay: float = 5e-4, warm_up: int = 0,
+                 clip: float | None = None, difficult: bool = True, memory: float = 2.0, device: str = "auto",
+                 random_state: int = 0):  # fmt: skip
+        self.members = members
+        self.weights = weights
+        self.steps = steps
+        self.images = images
+        self.rois = rois
+        self.foreground = foreground
+        self.foreground_iou = foreground_iou
+        self.background_iou = background_iou
+        self.flip = flip
+        self.lr = lr
+        self.drop_every = drop_every
+        self.momentum = momentum
+        self.decay = decay
+        self.warm_up = warm_up
+        self.clip = clip
+        self.difficult = difficult
+        self.memory = memory
+        self.device = device
+        self.random_state = random_state
+
+    # -- what is trained -------------------------------------------------------------------------------
+
+    def join(self, stages: Mapping[str, Stage]) -> None:
+        """Be told the stages of the steps that are its members. ValueError if one cannot be trained."""
+        for name, stage in stages.items():
+            if not isinstance(stage, Member):
+                raise ValueError(f"member {name!r} is a {type(stage).__name__}, which cannot be trained with others")
+        self._stages = dict(stages)
+
+    def clone(self) -> Jointly:
+        """As any stage's; it knows its members."""
+        made = super().clone()
+        made.join(self._joined())
+        return made
+
+    @property
+    def needs(self) -> tuple[str, ...]:  # type: ignore[override]
+        """What the members read and none of them gives, with the image and its boxes."""
+        given, needed = {"map_scales"}, ["image", "boxes"]
+        for stage in self._joined().values():
+            needed += [name for name in stage.needs if name not in given and name not in needed]
+            given |= set(stage.gives)
+        return tuple(needed)
+
+    def key_params(self) -> dict[str, Any]:
+        from .backbones import weights_key
+
+        members = {}
+        backbone = ""
+        for name, stage in self._joined().items():
+            params = {key: value for key, value in stage.key_params().items() if not isinstance(value, Ref)}
+            members[name] = {"class": type(stage).__qualname__, "version": stage.version, **params}
+            backbone = params.get("backbone", backbone)
+        weights = weights_key(backbone, self.weights) if backbone else self.weights
+        precision = precision_of("auto", self.device)
+        return {**super().key_params(), "members": members, "weights": weights, "precision": precision}
+
+    def work(self, images: int) -> float:
+        return self.steps * self.images
+
+    def validate(self) -> None:
+        if not self.members:
+            raise ValueError("members is empty: there is nothing to train")
+        for name in ("steps", "images", "drop_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it is at least 1")
+        if self.rois < self.images:
+            raise ValueError(f"rois is {self.rois}: less than one of each of {self.images} images")
+        for name in ("foreground", "foreground_iou"):
+            if not 0 < getattr(self, name) <= 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it is in (0, 1]")
+        low, high = self.background_iou if len(self.background_iou) == 2 else (1.0, 0.0)
+        if not 0 <= low < high <= self.foreground_iou:
+            raise ValueError(f"background_iou is {list(self.background_iou)}: two IoUs in rising order, up to "
+                             f"foreground_iou, {self.foreground_iou}")  # fmt: skip
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"momentum is {self.momentum}; it is in [0, 1)")
+        for name in ("decay", "warm_up", "random_state"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it is at least 0")
+        for name in ("lr", "memory", "clip"):
+            if getattr(self, name) is not None and not getattr(self, name) > 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it is above 0")
+
+    def named(self, param: str) -> State:
+        """The tensors of the weights that `weights` names."""
+        stage = next(stage for stage in self._joined().values() if "backbone" in stage.param_names())
+        return stage.clone().set_params(weights=self.weights).named("weights")
+
+    def state_for(self, step: str) -> State:
+        """The part of a member: its module's tensors under their own names."""
+        start = f"net_.{step}."
+        return {name.removeprefix(start): value for name, value in self.state().items() if name.startswith(start)}
+
+    def build_modules(self, state: Mapping[str, Any]) -> None:
+        """Hold the members' tensors; each member builds its own module of them."""
+        import torch
+
+        self.net_ = Tensors({key.removeprefix("net_."): torch.as_tensor(value) for key, value in state.items()
+                             if key.startswith("net_.")})  # fmt: skip
+
+    def _joined(self) -> dict[str, Member]:
+        stages: dict[str, Member] = self.__dict__.get("_stages", {})
+        return stages
+
+    # -- training --------------------------------------------------------------------------------------
+
+    def fit(self, records: Records, checkpoint: Checkpoint | None = None) -> None:
+        import torch
+
+        from .sgd import batch_of, sgd
+
+        checkpoint = checkpoint or NoCheckpoint()
+        rois = [label_rois(record, self.difficult, self.foreground_iou, self.background_iou) for record in records]
+        usable = np.flatnonzero([len(one.foreground) + len(one.background) > 0 for one in rois])
+        if not any(len(one.foreground) for one in rois):
+            raise UserError(f"Jointly: of {sum(len(one.box) for one in rois)} boxes in {len(rois)} images none is "
+                            f"on an object")  # fmt: skip
+        device = device_of(self.device)
+        if device.type == "cpu":
+            reuse_freed_memory()
+        images = remembered(lambda i: np.asarray(records[i]["image"]), len(records), self.memory)
+        net = self._modules(images, rois, len(records.classes), device)
+        kept = Kept(self.memory)
+
+        def loss(step: int, generator: Any) -> Iterator[Any]:
+            net.train()
+            for i in usable[batch_of(step, self.images, len(usable), self.random_state)].tolist():
+                mirrored = self.flip and bool(torch.rand((), generator=generator) < 0.5)
+                with low_precision(self.device):
+                    losses = self._losses(net, i, images, rois[i], mirrored, kept, generator)
+                yield torch.stack(list(losses.values())).sum() / self.images
+
+        self.history_ = sgd(net, loss, checkpoint, steps=self.steps, lr=self.lr, drop_every=self.drop_every,
+                            momentum=self.momentum, decay=self.decay, bias_rate=2.0, bias_decay=False,
+                            warm_up=self.warm_up, clip=self.clip, random_state=self.random_state)  # fmt: skip
+        self.net_ = net.eval().cpu()
+
+    def _modules(self, images: Callable[[int], Any], rois: Sequence[RoIs], classes: int, device: Any) -> Any:
+        """The members' modules, each built when those before it have shown what they give for one image."""
+        import torch
+        from torch import nn
+
+        net = nn.ModuleDict()
+        first = next(i for i, one in enumerate(rois) if len(one.foreground))
+        generator = torch.Generator().manual_seed(self.random_state)
+        fields = self._drawn(images(first), rois[first], False, generator) | _target_statistics(rois[:LIKE])
+        for name, stage in self._joined().items():
+            weights = self.given("weights") if "backbone" in stage.param_names() else None
+            module = stage.module(weights, fields, classes).to(device, memory_format=torch.channels_last)
+            net[name] = module
+            with torch.no_grad(), low_precision(self.device):
+                fields |= stage.loss(module.eval(), fields, generator)[1]
+        return net
+
+    def _losses(self, net: Any, i: int, images: Callable[[int], Any], rois: RoIs, mirrored: bool, kept: Kept,
+                generator: Any) -> dict[str, Any]:  # fmt: skip
+        fields = self._drawn(images(i), rois, mirrored, generator)
+        losses: dict[str, Any] = {}
+        for name, stage in self._joined().items():
+            if stage.constant(net[name]):
+                given = kept.get((name, i, mirrored), partial(stage.loss, net[name], fields, generator))
+            else:
+                own, given = stage.loss(net[name], fields, generator)
+                losses |= {f"{name}.{key}": value for key, value in own.items()}
+            fields |= given
+        return losses
+
+    def _drawn(self, image: Any, rois: RoIs, mirrored: bool, generator: Any) -> dict[str, Any]:
+        """The fields of an image that the members read: image, sampled_boxes, roi_labels and roi_targets."""
+        chosen = sample(rois, self.rois // self.images, self.foreground, generator)
+        boxes, truth = rois.box[chosen], rois.truth[chosen]
+        if mirrored:
+            image = np.ascontiguousarray(image[:, ::-1])
+            boxes, truth = (_mirror(one, image.shape[1]) for one in (boxes, truth))
+        targets = encode(boxes.astype(np.float32), truth.astype(np.float32))
+        return {"image": image, "sampled_boxes": boxes, "roi_labels": rois.label[chosen], "roi_targets": targets}
+
+
+class Kept:
+    """What follows from an image alone, kept as far as a budget of GB goes."""
+
+    def __init__(self, memory: float):
+        self.left = memory * 1e9
+        self.fields: dict[Any, dict[str, Any]] = {}
+        self.made = 0
+
+    def get(self, key: Any, loss: Callable[[], tuple[dict[str, Any], dict[str, Any]]]) -> dict[str, Any]:
+        """The fields that a member's loss gives: those kept, or made without gradients and kept if there is room."""
+        import torch
+
+        if key in self.fields:
+            return self.fields[key]
+        with torch.no_grad():
+            made = loss()[1]
+        self.made += 1
+        size = sum(value.nbytes for value in made.values())
+        if size <= self.left:
+            self.left -= size
+            self.fields[key] = made
+        return made
+
+
+class Tensors:
+    """Tensors by name, where a module would stand."""
+
+    def __init__(self, tensors: Mapping[str, Any]):
+        self.tensors = dict(tensors)
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.tensors
+
+    def load_state_dict(self, tensors: Mapping[str, Any]) -> None:
+        self.tensors = dict(tensors)
+
+
+def _target_statistics(rois: Sequence[RoIs]) -> dict[str, Any]:
+    """Mean and deviation (4 each) of the deltas of foreground boxes (section 2.3: targets are normalised)."""
+    parts = [encode(one.box[one.foreground], one.truth[one.foreground]) for one in rois]
+    targets = np.concatenate(parts).astype(np.float64)
+    if not len(targets):
+        return {"target_mean": np.zeros(4, np.float32), "target_std": np.ones(4, np.float32)}
+    return {
+        "target_mean": targets.mean(0).astype(np.float32),
+        "target_std": np.maximum(targets.std(0), 0.01).astype(np.float32),
+    }
+
+
+def _mirror(boxes: Any, width: int) -> Any:
+    out = boxes.copy()
+    out[:, 0], out[:, 2] = width - boxes[:, 2], width - boxes[:, 0]
+    return out

@@ -1,0 +1,73 @@
+"""Fully connected layers, and the two heads of Fast R-CNN, as modules."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def mean_scale(features: Tensor, norm: float) -> float:
+    """What brings features (R F) to a mean L2 norm of `norm`; 1 if they are all zero."""
+    mean = float(features.float().norm(dim=1).mean())
+    return norm / mean if mean > 0 else 1.0
+
+
+def dropped(features: Tensor, dropout: float, generator: torch.Generator) -> Tensor:
+    """Features with a share of them set to 0, the others raised to match; the generator is the CPU's."""
+    if not dropout:
+        return features
+    mask = (torch.rand(features.shape, generator=generator) >= dropout) / (1 - dropout)
+    return features * mask.to(features)
+
+
+class FCStack(nn.Module):
+    """Linear layers with ReLU, behind a factor that scales what they read."""
+
+    scale: Tensor
+
+    def __init__(self, length: int, widths: Sequence[int]):
+        super().__init__()
+        layers = [nn.Linear(a, b) for a, b in pairwise((length, *widths))]
+        for layer in layers:
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+            nn.init.zeros_(layer.bias)
+        self.layers = nn.ModuleList(layers)
+        self.register_buffer("scale", torch.ones(()))
+
+    def forward(self, x: Tensor, dropout: float = 0.0, generator: Any = None) -> Tensor:
+        """R F -> R widths[-1]."""
+        x = x.to(self.scale.dtype) * self.scale
+        for layer in self.layers:
+            x = dropped(F.relu(layer(x)), dropout, generator)
+        return x
+
+
+class TwoHeads(nn.Module):
+    """Scores of K + 1 classes, background first, and deltas of K classes (Fast R-CNN, section 2.2).
+
+    mean, std: of the deltas learned from, which the second head gives normalised.
+    """
+
+    scale: Tensor
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, length: int, classes: int):
+        super().__init__()
+        self.scores, self.deltas = nn.Linear(length, classes + 1), nn.Linear(length, 4 * classes)
+        for layer, std in ((self.scores, 0.01), (self.deltas, 0.001)):  # section 4: zero-mean Gaussians
+            nn.init.normal_(layer.weight, std=std)
+            nn.init.zeros_(layer.bias)
+        self.register_buffer("scale", torch.ones(()))
+        self.register_buffer("mean", torch.zeros(4))
+        self.register_buffer("std", torch.ones(4))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits (R K+1) and normalised deltas (R K 4) of features (R F)."""
+        x = x.to(self.scale.dtype) * self.scale
+        return self.scores(x).float(), self.deltas(x).float().unflatten(1, (-1, 4))

@@ -1,0 +1,40 @@
+"""A stage whose net can be trained together with others (Jointly), and used as it was trained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from ..stage import Stage
+
+
+class Member(Stage):
+    """A stage that Jointly can train.
+
+    At use it is called as any stage, with a net that `weights` gives: a file, a name, or Ref(step) of the Jointly that
+    it is a member of. In training Jointly builds its module and asks for its `loss`, image by image.
+    """
+
+    arrays: ClassVar[str] = "torch"
+
+    def module(self, weights: Any, like: Mapping[str, Any], classes: int) -> Any:
+        """The nn.Module to train, float32 on the CPU; one without parameters where there is nothing to learn.
+
+        weights: what it starts from: a file, a name, None (new ones), or the state of such a module.
+        like: the fields of one image, as the members before give them: their shapes count. classes: K.
+        """
+        from torch import nn
+
+        return nn.Identity()
+
+    def constant(self, net: Any) -> bool:
+        """Whether what `loss` gives follows from the image alone, so that it may be kept from one step to another."""
+        return False
+
+    def loss(self, net: Any, fields: Mapping[str, Any], generator: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Losses of one image by name, and the fields that it gives the members after it.
+
+        net: what `module` made, on its device. fields: of the image and of the members before: tensors on that device,
+        but for the image. generator: torch's, on the CPU; all that is random in it.
+        """
+        raise NotImplementedError(f"{type(self).__name__} cannot be trained")

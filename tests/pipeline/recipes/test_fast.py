@@ -1,0 +1,88 @@
+"""The recipe fast: its steps, what it refuses, and that a trained RUN detects as the pipeline that was trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from rcnn.pipeline import saved
+from rcnn.pipeline.pipeline import Pipeline
+from rcnn.pipeline.recipes import fast
+from rcnn.pipeline.run import Run
+from rcnn.stages.datasets.shapes import Shapes
+from rcnn.stages.features.fc import FCLayers
+from rcnn.stages.proposals.sliding_window import SlidingWindow
+from rcnn.stages.stage import Ref
+
+
+def small(**params: Any) -> Pipeline:
+    pipeline = fast("shapenet", None, scales=(120,), fc=(16,))
+    pipeline.swap("proposals", SlidingWindow(scales=(24, 48), stride=0.5))
+    return pipeline.set_params(**{"training__steps": 3, "training__lr": 0.005, "map__longest": 200, **params})
+
+
+def detections(run: Run, data: Any) -> dict[str, Any]:
+    names = run.pipeline.outputs
+    return {r.id: {name: np.asarray(r[name]) for name in names} for r in run.over(data, names)}
+
+
+def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    return all(np.array_equal(one[i][name], other[i][name]) for i in one for name in one[i])
+
+
+def test_trained_saved_and_used_again(tmp_path: Path) -> None:
+    data = Shapes(4, 1)
+    with Run(small(), cache=tmp_path / "cache", device="cpu", progress=False) as run:
+        run.fit(data)
+        first = detections(run, data)
+        saved.save(run.pipeline, tmp_path / "run")
+    assert any(len(fields["det_boxes"]) for fields in first.values())
+    with Run(small(), cache=tmp_path / "cache", device="cpu", progress=False) as again:
+        again.fit(data)
+        assert same(first, detections(again, data))
+        assert again.clock.calls() == 0
+    with Run(saved.load(tmp_path / "run"), cache=None, device="cpu", progress=False) as there:
+        assert same(first, detections(there, data))
+
+
+def test_its_key_knows_its_members(tmp_path: Path) -> None:
+    other = ({"map__scales": (96,)}, {"features__grid": 5}, {"classifier__balance": 0.5}, {"fc__dropout": 0.1})
+    alike: tuple[dict[str, Any], ...] = ({}, {"training__weights": None}, {"training__memory": 1.0})
+    keys = [Run(small(**p), cache=tmp_path, progress=False).method_key("training") for p in (*alike, *other)]
+    assert len(set(keys[:3])) == 1
+    assert len(set(keys)) == 5
+
+
+def test_nets_with_fc_layers_bring_them() -> None:
+    pipeline = fast("vgg16", None)
+    assert isinstance(pipeline["fc"], FCLayers)
+    assert pipeline["features"].get_params()["grid"] == 7
+    assert fast("alexnet", None)["features"].get_params()["grid"] == 6
+    assert [step.name for step in fast("squeezenet1_1", None, fc=())] == [
+        "proposals", "training", "map", "features", "classifier", "suppression",
+    ]  # fmt: skip
+
+
+def test_a_pyramid_is_read_by_the_pooler() -> None:
+    pipeline = fast("squeezenet1_1", None, scales=(480, 600))
+    assert pipeline["features"].needs == ("boxes", "map_scales", "map.480", "map.600")
+
+
+def test_a_slice_holds_what_is_trained_together() -> None:
+    pipeline = small()
+    assert [step.name for step in pipeline[:"proposals"]] == ["proposals"]
+    part = pipeline[:"map"]
+    assert part.outputs == ("map", "map_scales")
+    assert "classifier" in [step.name for step in part]
+
+
+def test_members_take_their_weights_from_their_training() -> None:
+    with pytest.raises(ValueError, match=r"step 'map' is trained by 'training' .* not 'a.pth'"):
+        small().set_params(map__weights="a.pth")
+    with pytest.raises(ValueError, match=r"step 'training' \(Jointly\) trains 'nothing', which is no step"):
+        small().set_params(training__members=("map", "nothing"))
+    with pytest.raises(ValueError, match="member 'suppression' is a PerClassNMS"):
+        small().set_params(training__members=("map", "suppression"))
+    assert small()["map"].refs() == {"weights": Ref("training")}

@@ -1,0 +1,33 @@
+"""The recipe sppnet: its steps, several scales, and that it finds what it was shown through one map an image."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rcnn.pipeline.measure import Truth, read_results, voc_ap
+from rcnn.pipeline.recipes import sppnet
+from rcnn.pipeline.run import Run
+from rcnn.stages.datasets.shapes import Shapes
+from rcnn.stages.proposals.sliding_window import SlidingWindow
+
+
+def test_the_row_of_the_paper() -> None:
+    steps = [step.name for step in sppnet(weights=None)]
+    assert steps == ["proposals", "map", "features", "truth_features", "classifier", "regressor", "suppression"]
+    assert "regressor" not in [step.name for step in sppnet(weights=None, box_regression=False)]
+    assert sppnet(weights=None)["features"].needs[2:] == ("map.480", "map.576", "map.688", "map.864", "map.1200")
+
+
+def test_it_tells_what_it_was_shown_from_background(tmp_path: Path) -> None:
+    data = Shapes(12, 1)
+    pipeline = sppnet("shapenet", None, scales=(240,), levels=(3, 1))
+    pipeline.swap("proposals", SlidingWindow(scales=(32, 48, 72), stride=0.2))
+    with Run(pipeline, cache=tmp_path, device="cpu", jobs=1, progress=False) as run:
+        run.fit(data)
+        found = read_results(run.over(data, pipeline.outputs))
+        assert run.clock["map"].computed >= len(data)
+    truths = {r.id: Truth(r["truth_boxes"], r["truth_labels"], r["truth_difficult"], r["truth_areas"]) for r in data}
+    assert max(voc_ap(found, truths).values()) > 0.5
+    with Run(pipeline, cache=tmp_path, device="cpu", jobs=1, progress=False) as again:
+        list(again.over(data, pipeline.outputs))
+        assert again.clock.calls() == 0  # and so no map is made again

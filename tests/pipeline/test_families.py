@@ -1,0 +1,89 @@
+"""Recipes side by side: what is set for which, what training took, times that add up, the tables of the command."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rcnn.errors import UserError
+from rcnn.pipeline import cli, families
+from rcnn.pipeline.run import Run
+from rcnn.pipeline.times import times
+
+SMALL = ("--set", "backbone=shapenet", "--set", "weights=null", "--set", "proposals=40", "--set", "fast:fc=[16]")
+FAST = ("--set", "fast:scales=[120]", "--set", "fast:training__steps=2", "--set", "sppnet:scales=[120]")
+
+
+def test_settings_are_for_all_or_for_one() -> None:
+    sets = ["proposals=3", "fast:scales=[600]", "weights=C:/a.pth"]
+    assert families.settings("rcnn", sets, ["rcnn", "fast"]) == ["proposals=3", "weights=C:/a.pth"]
+    assert families.settings("fast", sets, ["rcnn", "fast"]) == ["proposals=3", "scales=[600]", "weights=C:/a.pth"]
+
+
+@pytest.mark.parametrize(("names", "why"), [(["fast"], "name two recipes at least"), (["a", "a"], "a is named twice")])
+def test_what_is_no_comparison_is_refused(names: list[str], why: str) -> None:
+    with pytest.raises(UserError, match=why):
+        families.refuse_names(names)
+
+
+def test_training_is_told_where_nothing_came_from_the_cache(toys: Any, tmp_path: Path) -> None:
+    for place in (tmp_path / "a", tmp_path / "b"):
+        with Run(toys.pipeline(), cache=tmp_path / "cache", jobs=1, progress=False) as run:
+            families.train(run, toys.data(6), place)
+            assert families.disk(run) > 0
+    assert families.training_seconds(tmp_path / "a") > 0
+    assert families.training_seconds(tmp_path / "b") is None
+
+
+def test_times_are_of_every_step_and_add_up(toys: Any, tmp_path: Path) -> None:
+    pipelines = {}
+    for name in ("one", "other"):
+        pipeline = toys.pipeline()
+        Run(pipeline, cache=tmp_path, jobs=1, progress=False).fit(toys.data(6))
+        pipelines[name] = pipeline
+    images = list(toys.data(3))
+    found = times(pipelines, images, "cpu")
+    for row in found.values():
+        assert list(row["steps"]) == pipelines["one"].needed(pipelines["one"].outputs)
+        assert sum(row["steps"].values()) <= row["total"] * 1.5
+        assert row["throughput"] > 0
+        assert row["images"] == 3
+    with pytest.raises(ValueError, match="no images to time"):
+        times(pipelines, [])
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["rcnn", *words])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    return int(ended.value.code or 0)
+
+
+def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("RCNN_CACHE", str(tmp_path / "cache"))
+    words = ["compare", "rcnn", "sppnet", "fast", "--data", "shapes:6:1", "--test", "shapes:3:2", "--times", "2",
+             "--device", "cpu", "--jobs", "1", *SMALL, *FAST]  # fmt: skip
+    assert run(monkeypatch, *words) == 2
+    assert "give all three" in capsys.readouterr().err
+    assert run(monkeypatch, *words, "--out", str(tmp_path / "out")) == 0
+    printed = capsys.readouterr().out
+    for title in ("accuracy on the same 3 images", "cost", "seconds an image by step", "as published"):
+        assert title in printed
+    found = json.loads((tmp_path / "out" / "compare.json").read_text())
+    assert (
+        [row["recipe"] for row in found["costs"]] == [row["run"] for row in found["runs"]] == ["rcnn", "sppnet", "fast"]
+    )
+    for row in found["costs"]:
+        assert row["training_seconds"] is None or row["training_seconds"] > 0
+        assert row["memory"] > 1e8
+        assert row["cache"] > 0
+    assert set(found["costs"][2]["steps"]) >= {"proposals", "map", "features", "fc", "classifier", "suppression"}
+    assert (tmp_path / "out" / "fast" / "recipe.json").is_file()
+
+
+def test_settings_are_for_recipes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    assert run(monkeypatch, "compare", "a", "b", "--data", "shapes:2", "--set", "x=1") == 2
+    assert "--set x=1: a trained RUN is what it is" in capsys.readouterr().err

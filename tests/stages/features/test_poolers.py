@@ -1,0 +1,93 @@
+"""RoI pooling and spatial pyramid pooling as stages: half-open boxes, several maps, storage, training as use."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from rcnn.errors import UserError
+from rcnn.stages.features.pooling import nearest_scale
+from rcnn.stages.features.roi_pool import RoIPool
+from rcnn.stages.features.spp import SpatialPyramidPool
+from rcnn.stages.record import Record
+from torchvision.ops import roi_pool
+
+BOXES = np.array([[0, 0, 64, 48], [10.5, 3.2, 90, 70], [100, 60, 101, 61], [0, 0, 120, 90]], np.float32)
+POOLERS = [RoIPool(3), SpatialPyramidPool((3, 1), storage="map")]
+
+
+def record(boxes: Any = BOXES, **fields: Any) -> Record:
+    rng = np.random.default_rng(0)
+    plain = {"map": torch.from_numpy(rng.random((4, 12, 15)).astype(np.float32)), "map_scales": np.full((1, 2), 1 / 8)}
+    return Record("a", {"boxes": boxes, **plain, **fields})
+
+
+def test_boxes_are_half_open() -> None:
+    """Caffe's and torchvision's boxes end with their last pixel; ours with the one behind it."""
+    stage, one = RoIPool(3), record()
+    places = torch.from_numpy((BOXES - [0, 0, 1, 1]).astype(np.float32) / 8)
+    plain = roi_pool(one["map"][None], [places], 3, 1.0).flatten(1)
+    torch.testing.assert_close(stage([one])[0]["features.pool5"], plain, rtol=0, atol=0)
+
+
+def test_a_pyramids_levels_stand_one_after_the_other() -> None:
+    found = SpatialPyramidPool((2, 1), storage="map")([record()])[0]["features.pool5"]
+    assert found.shape == (4, 4 * 5)
+    torch.testing.assert_close(found[:, :16].reshape(4, 4, 4).amax(2), found[:, 16:])  # 2 x 2 bins cover the window
+
+
+@pytest.mark.parametrize("stage", POOLERS, ids=lambda stage: type(stage).__name__)
+def test_training_pools_as_use_does(stage: Any) -> None:
+    one = record()
+    fields = {"map": one["map"], "map_scales": one["map_scales"], "sampled_boxes": BOXES}
+    losses, given = stage.loss(stage.module(None, fields, 2), fields, torch.Generator())
+    assert losses == {}
+    torch.testing.assert_close(given["features.pool5"], stage([one])[0]["features.pool5"], rtol=0, atol=0)
+
+
+def test_each_box_goes_to_the_map_on_which_it_is_nearest_to_224() -> None:
+    scales = np.array([[1, 1], [2, 2], [4, 4]]) / 16
+    sides = np.array([224, 112, 56, 150, 30, 900])
+    boxes = np.stack([0 * sides, 0 * sides, sides, sides], 1)
+    assert nearest_scale(boxes, scales, 16).tolist() == [0, 1, 2, 0, 2, 0]
+
+
+@pytest.mark.parametrize("kind", [RoIPool, SpatialPyramidPool])
+def test_several_maps(kind: Any) -> None:
+    rng = np.random.default_rng(1)
+    maps = {f"map.{i}": torch.from_numpy(rng.random((4, 12 * i, 15 * i)).astype(np.float32)) for i in (1, 3)}
+    scales = np.array([[1, 1], [3, 3]]) / 8
+    found = kind(maps=("map.1", "map.3"), stride=8, storage="map")([record(**maps, map_scales=scales)])[0]
+    own = nearest_scale(BOXES, scales, 8)
+    assert set(own) == {0, 1}
+    for i, name in enumerate(maps):
+        alone = kind(storage="map")([record(map=maps[name], map_scales=scales[i : i + 1])])[0]
+        torch.testing.assert_close(found["features.pool5"][own == i], alone["features.pool5"][own == i], rtol=0, atol=0)
+
+
+def test_no_boxes() -> None:
+    found = RoIPool(3)([record(np.zeros((0, 4), np.float32))])[0]["features.pool5"]
+    assert found.shape == (0, 36)
+
+
+def test_what_the_storage_does_not_hold_is_said() -> None:
+    with pytest.raises(UserError, match="image 'a': the pooled features are not finite in float16"):
+        RoIPool(3, storage="float16")([record(map=torch.full((4, 12, 15), 1e6))])
+
+
+@pytest.mark.parametrize(
+    ("stage", "why"),
+    [
+        (RoIPool(0), "grid is 0"),
+        (RoIPool(maps=()), "maps is"),
+        (RoIPool(maps=("boxes",)), "maps is"),
+        (RoIPool(stride=0), "stride is 0"),
+        (SpatialPyramidPool(()), "levels is"),
+        (SpatialPyramidPool(storage="int8"), "storage is 'int8'"),
+    ],
+)
+def test_wrong_parameters_are_named(stage: Any, why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        stage.validate()

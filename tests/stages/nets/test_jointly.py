@@ -1,0 +1,226 @@
+"""Joint training: which RoIs are drawn, as what; that it learns, resumes to the same bits, and keeps constant maps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from rcnn.errors import UserError
+from rcnn.stages.boxes import encode, overlap
+from rcnn.stages.classifiers.softmax_head import SoftmaxHead
+from rcnn.stages.datasets.shapes import Shapes
+from rcnn.stages.features.conv_map import ConvMap
+from rcnn.stages.features.hog import HOG
+from rcnn.stages.features.new_fc import NewFCLayers
+from rcnn.stages.features.roi_pool import RoIPool
+from rcnn.stages.nets import jointly
+from rcnn.stages.nets.jointly import Jointly, label_rois, sample
+from rcnn.stages.record import Record, RecordList
+from rcnn.stages.stage import NoCheckpoint, Ref, Stage, State
+
+OWN: dict[str, Any] = {"weights": Ref("training")}
+
+
+def members(**maps: Any) -> dict[str, Stage]:
+    return {
+        "map": ConvMap("shapenet", scales=(120,), longest=200, **OWN, **maps),
+        "features": RoIPool(3, stride=8),
+        "fc": NewFCLayers(widths=(16,), dropout=0.5, **OWN),
+        "classifier": SoftmaxHead(layer="fc", norm=20.0, **OWN),
+    }
+
+
+def training(parts: dict[str, Stage] | None = None, **params: Any) -> Jointly:
+    parts = parts or members()
+    stage = Jointly(tuple(parts), **{"steps": 4, "rois": 32, "lr": 0.01, "device": "cpu", **params})
+    stage.join(parts)
+    stage.validate()
+    return stage
+
+
+@pytest.fixture(scope="module")
+def records() -> RecordList:
+    shapes, rng = Shapes(8, 3), np.random.default_rng(0)
+    made = []
+    for record in shapes:
+        truth = record["truth_boxes"]
+        near = np.repeat(truth, 6, 0) + rng.normal(0, 5, (6 * len(truth), 4))
+        corner = rng.uniform(0, 150, (12, 2))
+        far = np.concatenate([corner, corner + rng.uniform(20, 60, (12, 2))], 1)
+        made.append(record.add({"boxes": np.concatenate([near, far]).astype(np.float32)}))
+    return RecordList(made, shapes.classes)
+
+
+def one(boxes: Any, truth: Any, labels: Any, crowd: Any = None, difficult: Any = None) -> Record:
+    truth = np.array(truth, np.float32).reshape(-1, 4)
+    return Record("a", {
+        "boxes": np.array(boxes, np.float32).reshape(-1, 4), "truth_boxes": truth,
+        "truth_labels": np.array(labels, np.int64),
+        "truth_crowd": np.zeros(len(truth), bool) if crowd is None else np.array(crowd),
+        "truth_difficult": np.zeros(len(truth), bool) if difficult is None else np.array(difficult),
+    })  # fmt: skip
+
+
+def test_rois_by_their_overlap() -> None:
+    boxes = [[0, 0, 10, 6], [0, 0, 10, 4], [0, 0, 10, 0.9], [50, 50, 60, 60]]
+    found = label_rois(one(boxes, [[0, 0, 10, 10]], [2]), True, 0.5, (0.1, 0.5))
+    assert found.label.tolist() == [2, 2, 0, 0, 0]  # the annotated box comes first
+    assert found.foreground.tolist() == [0, 1]
+    assert found.background.tolist() == [2]  # under 0.1 are easy ones
+    assert found.truth[1].tolist() == [0, 0, 10, 10]
+
+
+def test_without_hard_background_the_easy_one_counts() -> None:
+    found = label_rois(one([[50, 50, 60, 60]], [[0, 0, 10, 10]], [2]), True, 0.5, (0.1, 0.5))
+    assert found.background.tolist() == [1]
+
+
+def test_boxes_on_crowds_and_what_does_not_count_are_neither() -> None:
+    boxes = [[20, 20, 30, 30], [0, 60, 10, 70], [0, 65, 10, 100]]
+    truth, crowd, difficult = [[0, 0, 50, 50], [0, 60, 10, 70]], [True, False], [False, True]
+    for counts, positive in ((False, []), (True, [1, 3])):
+        found = label_rois(one(boxes, truth, [1, 2], crowd, difficult), counts, 0.5, (0.1, 0.5))
+        assert found.foreground.tolist() == positive
+        assert set(found.background) == {4}
+
+
+def test_no_truth_no_proposals() -> None:
+    empty = label_rois(one([], [], []), True, 0.5, (0.1, 0.5))
+    assert len(empty.box) == len(sample(empty, 8, 0.25, torch.Generator())) == 0
+
+
+def test_a_sample_has_its_share_and_nothing_twice() -> None:
+    rng = np.random.default_rng(0)
+    near = rng.uniform(-2, 2, (100, 4)) + np.array([20, 20, 60, 60])
+    far = rng.uniform(0, 5, (100, 4)) + np.array([35, 35, 75, 75])
+    rois = label_rois(one(np.concatenate([near, far]), [[20, 20, 60, 60]], [1]), True, 0.5, (0.1, 0.5))
+    drawn = sample(rois, 64, 0.25, torch.Generator().manual_seed(0))
+    assert len(set(drawn)) == 64
+    assert (rois.label[drawn] > 0).sum() == 16
+    few = sample(rois._replace(background=rois.background[:5]), 64, 0.25, torch.Generator())
+    assert len(few) == 16 + 5
+
+
+def test_a_mirrored_image_has_mirrored_boxes_and_targets(records: RecordList) -> None:
+    stage, record = training(), records[0]
+    rois = label_rois(record, True, 0.5, (0.1, 0.5))
+    plain, mirrored = (stage._drawn(record["image"], rois, side, torch.Generator().manual_seed(1)) for side in (0, 1))
+    np.testing.assert_array_equal(mirrored["image"], record["image"][:, ::-1])
+    width = record["image"].shape[1]
+    np.testing.assert_allclose(mirrored["sampled_boxes"][:, 0], width - plain["sampled_boxes"][:, 2])
+    np.testing.assert_allclose(mirrored["roi_targets"] * [-1, 1, 1, 1], plain["roi_targets"], atol=1e-5)
+    positive = plain["roi_labels"] > 0
+    assert positive.any()
+    truth = record["truth_boxes"]
+    best = overlap(plain["sampled_boxes"][positive], truth).argmax(1)
+    wanted = encode(plain["sampled_boxes"][positive], truth[best])
+    np.testing.assert_allclose(plain["roi_targets"][positive], wanted, atol=1e-5)
+
+
+def test_it_reads_what_no_member_gives() -> None:
+    assert training().needs == ("image", "boxes")
+
+
+def test_it_learns(records: RecordList) -> None:
+    stage = training({**members(), "fc": NewFCLayers(widths=(64,), **OWN)}, steps=60, lr=0.02)
+    stage.fit(RecordList(records.records[:2], records.classes))
+    assert stage.history_[-10:].mean() < 0.6 * stage.history_[:5].mean()
+
+
+class Once(NoCheckpoint):
+    """Keeps what is saved at one step, and dies then."""
+
+    def __init__(self, at: int):
+        self.at, self.state = at, None
+
+    def load(self) -> State | None:
+        return self.state
+
+    def save(self, make: Any, *, now: bool = False) -> None:
+        self.at -= 1
+        if self.at == 0:
+            self.state = {name: np.array(value) for name, value in make().items()}
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("at", [1, 3])
+def test_killed_and_resumed_it_ends_with_the_same_bits(records: RecordList, at: int) -> None:
+    whole, killed = training(), training()
+    whole.fit(records)
+    checkpoint = Once(at)
+    with pytest.raises(KeyboardInterrupt):
+        killed.fit(records, checkpoint)
+    resumed = training()
+    resumed.fit(records, checkpoint)
+    for name, value in whole.state().items():
+        np.testing.assert_array_equal(value, resumed.state()[name])
+
+
+def test_a_frozen_map_is_made_once_for_each_side(records: RecordList, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[Any] = []
+    plain = ConvMap.loss
+    monkeypatch.setattr(ConvMap, "loss", lambda self, *given: calls.append(1) or plain(self, *given))
+    frozen = training(members(frozen=("all",)), steps=40)
+    frozen.fit(records)
+    assert len(calls) == 1 + 2 * len(records)  # one more shows the others its shape
+    assert not any(p.requires_grad for p in frozen.net_["map"].parameters())
+    poor = training(members(frozen=("all",)), steps=40, memory=1e-6)
+    poor.fit(records)
+    for name, value in frozen.state().items():
+        np.testing.assert_array_equal(value, poor.state()[name])  # kept or not, the same
+    assert len(calls) > 80
+
+
+def test_each_member_takes_its_part(records: RecordList) -> None:
+    stage = training(steps=1)
+    stage.fit(records)
+    parts = {name: stage.state_for(name) for name in stage.members}
+    layers = {f"{layer}.{kind}" for layer in ("scores", "deltas") for kind in ("weight", "bias")}
+    assert set(parts["classifier"]) == layers | {"scale", "mean", "std"}
+    assert not parts["features"]
+    assert all(name.startswith("trunk.") for name in parts["map"])
+    again = training(steps=1)
+    again.load_state(stage.state())
+    for name in stage.members:
+        assert again.state_for(name).keys() == parts[name].keys()
+
+
+def test_the_first_rois_say_what_deltas_are_normalised_by() -> None:
+    rois = label_rois(one([[0, 0, 10, 8], [0, 0, 10, 6]], [[0, 0, 10, 10]], [1]), True, 0.5, (0.1, 0.5))
+    deltas = encode(rois.box, rois.truth)
+    found = jointly._target_statistics([rois])
+    np.testing.assert_allclose(found["target_mean"], deltas.mean(0), atol=1e-6)
+    np.testing.assert_allclose(found["target_std"], np.maximum(deltas.std(0), 0.01), atol=1e-6)
+
+
+def test_images_without_objects_are_refused() -> None:
+    image = np.zeros((50, 50, 3), np.uint8)
+    empty = one([[0, 0, 20, 20]], [], []).add({"image": image})
+    with pytest.raises(UserError, match="of 1 boxes in 1 images none is on an object"):
+        training().fit(RecordList([empty], ("a",)))
+
+
+def test_what_cannot_be_trained_is_refused() -> None:
+    with pytest.raises(ValueError, match="member 'features' is a HOG, which cannot be trained"):
+        training({"features": HOG()})
+
+
+@pytest.mark.parametrize(
+    ("params", "why"),
+    [
+        ({"members": ()}, "members is empty"),
+        ({"steps": 0}, "steps is 0"),
+        ({"images": 3, "rois": 2}, "rois is 2: less than one of each of 3 images"),
+        ({"foreground": 0.0}, "foreground is 0.0"),
+        ({"background_iou": (0.5, 0.1)}, "background_iou is"),
+        ({"background_iou": (0.1, 0.7)}, "background_iou is"),
+        ({"momentum": 1.0}, "momentum is 1.0"),
+        ({"warm_up": -1}, "warm_up is -1"),
+        ({"clip": 0.0}, "clip is 0.0"),
+    ],
+)
+def test_wrong_parameters_are_named(params: dict[str, Any], why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        Jointly(**{"members": ("map",), **params}).validate()
