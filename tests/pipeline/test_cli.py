@@ -169,7 +169,7 @@ def test_stage_draws_what_a_step_gave(workshop: Any, step: str, capsys: pytest.C
 
 def test_stage_draws_regions(workshop: Any, capsys: pytest.CaptureFixture[str]) -> None:
     small, large = "drawn/000001-image-proposals.png", "regions/000001-image-proposals.png"
-    words = ["stage", "rcnn", "proposals", "image.png", "--set", "proposals__mode=single", *SMALL]
+    words = ["stage", "rcnn", "proposals", "image.png", "--set", "proposals__mode=single", *SMALL, "--cache", "apart"]
     assert workshop.rcnn(*words, "--out", "drawn") == 0
     for _ in range(2):  # computed, then taken from the cache
         assert workshop.rcnn(*words, "--set", "proposals__regions=true", "--out", "regions") == 0
