@@ -30,6 +30,7 @@ class SoftmaxHead(Member):
 
     gives = ("scores", "deltas")
     speed: ClassVar[tuple[str, ...]] = ("device",)
+    at_use: ClassVar[tuple[str, ...]] = ("precision",)
 
     def __init__(self, weights: Ref | None = None, layer: str = "fc7", balance: float = 1.0,
                  norm: float | None = None, precision: str = "float32", device: str = "auto",

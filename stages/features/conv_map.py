@@ -39,6 +39,7 @@ class ConvMap(Member):
     needs = ("image",)
     speed: ClassVar[tuple[str, ...]] = ("device",)
     files: ClassVar[tuple[str, ...]] = ("weights",)
+    at_use: ClassVar[tuple[str, ...]] = ("precision",)
 
     def __init__(self, backbone: str = "vgg16", weights: str | Ref | None = None, scales: Sequence[int] = (600,),
                  longest: int = 1000, frozen: Sequence[str] = (), precision: str = "auto", device: str = "auto",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from ...errors import UserError
 from ..nets.frozen import STORAGE, Frozen
@@ -20,14 +20,18 @@ class FCLayers(Frozen, Member):
     source, layers: of the backbone; every layer lies behind the source.
     storage, precision, batch: as in WarpedCNN; batch None is 512.
     dropout: of each layer where Jointly trains them; 0.5.
+    svd: ranks to which fc6, or fc6 and fc7, are cut at use, by truncated SVD (Fast R-CNN, section 4.4: 1024 and 256);
+        none leaves them as they are.
 
     Reads features.SOURCE (R F), writes features.LAYER (R F), on the device. UserError if a
     feature overflows the storage.
     """
 
+    at_use: ClassVar[tuple[str, ...]] = ("svd", "storage", "precision", "batch")
+
     def __init__(self, backbone: str = "alexnet", weights: str | Ref | None = None, source: str = "pool5",
                  layers: Sequence[str] = ("fc7",), storage: str = "float16", precision: str = "auto",
-                 batch: int | None = None, dropout: float = 0.5, device: str = "auto",
+                 batch: int | None = None, dropout: float = 0.5, svd: Sequence[int] = (), device: str = "auto",
                  random_state: int = 0):  # fmt: skip
         self.backbone = backbone
         self.weights = weights
@@ -37,6 +41,7 @@ class FCLayers(Frozen, Member):
         self.precision = precision
         self.batch = batch
         self.dropout = dropout  # Krizhevsky et al. 2012, section 4.2
+        self.svd = svd
         self.device = device
         self.random_state = random_state
 
@@ -46,12 +51,14 @@ class FCLayers(Frozen, Member):
 
     def validate(self) -> None:
         from ..nets.backbones import after, check, refuse_layers
+        from ..nets.layers import check_svd
 
         check(self.backbone)
         refuse_layers(f"{self.source} of {self.backbone}", self.layers, after(self.backbone, self.source)[1:])
         for name, known in {"storage": STORAGE, "precision": PRECISIONS}.items():
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it is one of {', '.join(known)}")
+        check_svd(self.svd, len(self._used()))
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout is {self.dropout}; it is in [0, 1)")
         if self.batch is not None and self.batch < 1:
@@ -60,6 +67,20 @@ class FCLayers(Frozen, Member):
     def __call__(self, records: Sequence[Record]) -> list[dict[str, Any]]:
         net = self.net()
         return [self._features(net, record) for record in records]
+
+    def trimmed(self, net: Any) -> Any:
+        from ..nets.layers import truncated
+
+        for name, rank in zip(self._used(), self.svd):
+            net.head[name] = truncated(net.head[name], rank)
+        return net
+
+    def _used(self) -> tuple[str, ...]:
+        """The layers that are computed: from behind the source to the last that is asked for."""
+        from ..nets.backbones import after
+
+        chain = after(self.backbone, self.source)
+        return chain[1 : 1 + max(map(chain.index, self.layers))]
 
     def module(self, weights: Any, like: Mapping[str, Any], classes: int) -> Any:
         return self._of(weights)

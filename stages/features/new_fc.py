@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from ...errors import UserError
 from ..nets.frozen import built
@@ -11,6 +11,9 @@ from ..nets.member import Member
 from ..nets.precision import PRECISIONS, precision_of
 from ..record import Record
 from ..stage import Ref
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 class NewFCLayers(Member):
@@ -20,6 +23,7 @@ class NewFCLayers(Member):
     widths: of the layers; 1024 and 1024 (as in the FPN paper, section 5.2, for nets without fc layers).
     norm: mean L2 norm that the features are scaled to before the first layer; 20, as for the SVMs.
     dropout: in training; 0.
+    svd: ranks to which the layers are cut at use, by truncated SVD; none, or one for each.
     precision: "bfloat16" or "float32"; "auto" is bfloat16 where the device computes in it.
     device: "auto", "cpu", "cuda" or "cuda:N". random_state: of the initial weights.
 
@@ -29,14 +33,16 @@ class NewFCLayers(Member):
     needs = ("features.pool5",)
     gives = ("features.fc",)
     speed: ClassVar[tuple[str, ...]] = ("device",)
+    at_use: ClassVar[tuple[str, ...]] = ("svd", "precision")
 
     def __init__(self, weights: Ref | None = None, widths: Sequence[int] = (1024, 1024), norm: float = 20.0,
-                 dropout: float = 0.0, precision: str = "auto", device: str = "auto",
+                 dropout: float = 0.0, svd: Sequence[int] = (), precision: str = "auto", device: str = "auto",
                  random_state: int = 0):  # fmt: skip
         self.weights = weights
         self.widths = widths
         self.norm = norm
         self.dropout = dropout
+        self.svd = svd
         self.precision = precision
         self.device = device
         self.random_state = random_state
@@ -45,8 +51,11 @@ class NewFCLayers(Member):
         return {**super().key_params(), "precision": precision_of(self.precision, self.device)}
 
     def validate(self) -> None:
+        from ..nets.layers import check_svd
+
         if not self.widths or min(self.widths) < 1:
             raise ValueError(f"widths is {list(self.widths)}; it holds the width of one layer or more")
+        check_svd(self.svd, len(self.widths))
         if not self.norm > 0:
             raise ValueError(f"norm is {self.norm}; it is above 0")
         if not 0 <= self.dropout < 1:
@@ -78,16 +87,13 @@ class NewFCLayers(Member):
             return [{"features.fc": net(torch.as_tensor(record["features.pool5"]))} for record in records]
 
     def _made(self, state: Any) -> Any:
-        from ..nets.layers import FCStack
+        import torch
+
+        from ..nets.layers import FCStack, truncated
 
         layers = [state[f"layers.{i}.weight"] for i in range(len(self.widths))]
         net = FCStack(layers[0].shape[1], [len(weight) for weight in layers])
-        return filled(net, state)
-
-
-def filled(net: Any, state: Mapping[str, Any]) -> Any:
-    """A net with this state."""
-    import torch
-
-    net.load_state_dict({name: torch.as_tensor(value) for name, value in state.items()})
-    return net
+        net.load_state_dict({name: torch.as_tensor(value) for name, value in state.items()})
+        for i, rank in enumerate(self.svd):
+            net.layers[i] = truncated(cast("nn.Linear", net.layers[i]), rank)
+        return net

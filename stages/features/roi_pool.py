@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
-from ..nets.bins import bin_max, roi_bins
+from ..nets.bins import bin_max, ready, roi_bins
 from ..nets.member import Member
 from ..record import Record
 from .pooling import check_pooler, over_maps
@@ -40,6 +40,7 @@ class RoIPool(Member):
         self.storage = storage
 
     gives = ("features.pool5",)
+    at_use: ClassVar[tuple[str, ...]] = ("maps", "stride", "storage")
 
     @property
     def needs(self) -> tuple[str, ...]:  # type: ignore[override]
@@ -49,6 +50,9 @@ class RoIPool(Member):
         if self.grid < 1:
             raise ValueError(f"grid is {self.grid}; it is at least 1")
         check_pooler(self.maps, self.stride, self.storage)
+
+    def prepare(self) -> None:
+        ready()
 
     def __call__(self, records: Sequence[Record]) -> list[dict[str, Any]]:
         return [

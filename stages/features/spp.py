@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
-from ..nets.bins import bin_max, pyramid_bins, table_max
+from ..nets.bins import bin_max, pyramid_bins, ready, table_max
 from ..nets.member import Member
 from ..record import Record
 from .pooling import check_pooler, over_maps
@@ -33,6 +33,7 @@ class SpatialPyramidPool(Member):
         self.storage = storage
 
     gives = ("features.pool5",)
+    at_use: ClassVar[tuple[str, ...]] = ("maps", "stride", "storage")
 
     @property
     def needs(self) -> tuple[str, ...]:  # type: ignore[override]
@@ -42,6 +43,9 @@ class SpatialPyramidPool(Member):
         if not self.levels or min(self.levels) < 1:
             raise ValueError(f"levels is {list(self.levels)}; it holds the bins a side of one grid or more")
         check_pooler(self.maps, self.stride, self.storage)
+
+    def prepare(self) -> None:
+        ready()
 
     def __call__(self, records: Sequence[Record]) -> list[dict[str, Any]]:
         return [

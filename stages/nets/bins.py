@@ -106,11 +106,15 @@ def _doubled(table: Any, axis: int, step: int, length: int) -> Any:
     return torch.cat([torch.maximum(head, tail), table.narrow(axis, length - step, step)], axis)
 
 
+def ready() -> None:
+    """Compile the kernel, or read it from disk, before it is needed."""
+    _kernel()(np.zeros((1, 1, 1), np.float32), np.zeros((0, 1, 4), np.int64), np.zeros((0, 1, 1), np.float32))
+
+
 @cache
 def _kernel() -> Any:
     import numba
 
-    @numba.njit(nogil=True, error_model="numpy")
     def largest(cells, bins, out):  # type: ignore[no-untyped-def]
         for r in range(bins.shape[0]):
             for b in range(bins.shape[1]):
@@ -127,4 +131,7 @@ def _kernel() -> Any:
                             for c in range(len(best)):
                                 best[c] = max(best[c], cell[c])
 
-    return largest
+    try:
+        return numba.njit(largest, nogil=True, error_model="numpy", cache=True)
+    except RuntimeError:  # there is no folder to keep it in: every process compiles for itself
+        return numba.njit(largest, nogil=True, error_model="numpy")

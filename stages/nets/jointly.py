@@ -156,7 +156,8 @@ class Jointly(Stage):
         members = {}
         backbone = ""
         for name, stage in self._joined().items():
-            params = {key: value for key, value in stage.key_params().items() if not isinstance(value, Ref)}
+            params = {key: value for key, value in stage.key_params().items()
+                      if key not in stage.at_use and not isinstance(value, Ref)}  # fmt: skip
             members[name] = {"class": type(stage).__qualname__, "version": stage.version, **params}
             backbone = params.get("backbone", backbone)
         weights = weights_key(backbone, self.weights) if backbone else self.weights

@@ -13,9 +13,12 @@ class Member(Stage):
 
     At use it is called as any stage, with a net that `weights` gives: a file, a name, or Ref(step) of the Jointly that
     it is a member of. In training Jointly builds its module and asks for its `loss`, image by image.
+
+    at_use: the parameters that count at use alone: others of them need no new training.
     """
 
     arrays: ClassVar[str] = "torch"
+    at_use: ClassVar[tuple[str, ...]] = ()  # parameters that training does not read
 
     def module(self, weights: Any, like: Mapping[str, Any], classes: int) -> Any:
         """The nn.Module to train, float32 on the CPU; one without parameters where there is nothing to learn.

@@ -143,3 +143,30 @@ def test_what_does_not_fit_into_memory_is_told() -> None:
 
     with pytest.raises(UserError, match="does not fit into memory; lower at_once, or batch"):
         sgd(net, loss, NoCheckpoint(), **OPTIONS)
+
+
+def test_biases_learn_faster_and_do_not_decay() -> None:
+    net = nn.Linear(1, 1)
+    nn.init.constant_(net.weight, 2.0)
+    nn.init.constant_(net.bias, 1.0)
+    sgd(net, lambda step, generator: [3 * net.weight.sum() + 5 * net.bias.sum()], NoCheckpoint(), steps=1, lr=0.1,
+        drop_every=9, decay=0.01, bias_rate=2.0, bias_decay=False)  # fmt: skip
+    assert net.weight.item() == pytest.approx(2 - 0.1 * (3 + 0.01 * 2))
+    assert net.bias.item() == pytest.approx(1 - 2 * 0.1 * 5)
+
+
+def test_the_rate_warms_up_from_a_third() -> None:
+    net = nn.Linear(1, 1, bias=False)
+    nn.init.zeros_(net.weight)
+    history = sgd(net, lambda step, generator: [net.weight.sum()], NoCheckpoint(), steps=6, lr=0.1, drop_every=9,
+                  momentum=0.0, decay=0.0, warm_up=3)  # fmt: skip
+    np.testing.assert_allclose(-np.diff(history), 0.1 * np.array([1 / 3, 5 / 9, 7 / 9, 1, 1]), rtol=1e-5)
+
+
+def test_a_gradient_is_cut_to_a_norm() -> None:
+    net = nn.Linear(2, 1, bias=False)
+    nn.init.zeros_(net.weight)
+    slope = torch.tensor([[30.0, 40.0]])
+    sgd(net, lambda step, generator: [(slope * net.weight).sum()], NoCheckpoint(), steps=1, lr=1.0, drop_every=9,
+        decay=0.0, clip=5.0)  # fmt: skip
+    np.testing.assert_allclose(net.weight.detach().numpy(), [[-3, -4]], rtol=1e-4)
