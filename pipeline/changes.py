@@ -65,8 +65,9 @@ def parts(pipeline: Pipeline) -> dict[str, Part]:
 def _part(stage: Stage | Again) -> Part:
     if isinstance(stage, Again):
         return Part(f"{stage.step} again", stage.fields, {})
-    params = {name: _word(stage, name, value) for name, value in stage.key_params().items()}
     signature = inspect.signature(type(stage)).parameters
+    keyed = {n: v for n, v in stage.key_params().items() if n in signature or not isinstance(v, dict)}
+    params = {name: _word(stage, name, value) for name, value in keyed.items()}  # without what other steps tell
     unusual = [n for n, v in stage.get_params().items() if _word(stage, n, v) != _plain(signature[n].default)]
     return Part(type(stage).__name__, params, {name: params[name] for name in unusual if name in params})
 

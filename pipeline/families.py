@@ -6,11 +6,9 @@ The form of Fast R-CNN's table 4 (Girshick, ICCV 2015), for one's own data, with
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,10 +19,11 @@ from ..stages.record import Records
 from . import saved
 from .compare import Measured, measured
 from .run import Run
-from .tables import Table, number, size
+from .tables import LINE, Table, number, size
 from .times import environment, times
 
 TIMED = 20  # images, by default
+PROPOSALS = "proposals"  # the step that the paper's table leaves out
 TRAINING = "training.json"  # in a RUN folder: what its training took
 # Girshick 2015, table 4, column L (VGG16), on an Nvidia K40; seconds an image are without proposals; VOC07 mAP
 PUBLISHED: tuple[dict[str, Any], ...] = (
@@ -55,24 +54,39 @@ def refuse_names(recipes: Sequence[str]) -> None:
 
 
 def train(run: Run, data: Records, place: Path) -> None:
-    """Train through the cache and save the RUN; what it took is noted in its folder if nothing came from the cache."""
-    start = time.perf_counter()
+    """Train through the cache and save the RUN; what it took is noted in its folder if it was all done now."""
     run.fit(data)
-    seconds = time.perf_counter() - start
     saved.save(run.pipeline, place)
-    whole = not any(tally.reused for tally in run.clock.tallies.values())
-    learned = [name for name in run.pipeline.keys if run.clock[name].fit_seconds == 0]
-    if whole and not learned:
-        noted = {"seconds": seconds, "images": len(data), **environment(run.device or "auto")}
-        files.write_json(place / TRAINING, noted)
+    seconds = fresh_seconds(run)
+    if seconds is not None:
+        noted = {
+            "seconds": seconds,
+            "images": len(data),
+            "keys": run.pipeline.keys,
+            **environment(run.device or "auto"),
+        }
+        files.write_json(place / TRAINING, {**noted, **environment(run.device or "auto")})
 
 
-def training_seconds(place: Path) -> float | None:
-    """What training took, where a RUN folder tells it: not where some of it came from the cache."""
+def fresh_seconds(run: Run) -> float | None:
+    """Seconds of all steps that a Run has called and of its fits, without proposals, as in the paper's table.
+
+    None if anything of it came from the cache, or a fit went on from a checkpoint: the rest is not known.
+    """
+    tallies = {name: tally for name, tally in run.clock.tallies.items() if name != PROPOSALS}
+    loaded = [name for name in run.pipeline.keys if not run.clock[name].fit_seconds]
+    if loaded or any(tally.reused or tally.resumed for tally in tallies.values()):
+        return None
+    return sum(tally.seconds + tally.fit_seconds for tally in tallies.values())
+
+
+def training_seconds(place: Path, keys: Mapping[str, str]) -> float | None:
+    """What training took, where a RUN folder tells it of what has these keys."""
     try:
-        return float(json.loads((place / TRAINING).read_text())["seconds"])
+        noted = json.loads((place / TRAINING).read_text())
     except FileNotFoundError:
         return None
+    return float(noted["seconds"]) if noted["keys"] == dict(keys) else None
 
 
 def disk(run: Run) -> int | None:
@@ -83,19 +97,43 @@ def disk(run: Run) -> int | None:
 
 
 def peak_memory(place: Path, image: Any, device: str) -> int:
-    """Bytes that a process of its own holds at most while it detects in one image with a trained RUN."""
+    """Bytes of host memory that a process of its own holds at most while it detects in one image with a trained RUN.
+
+    It tells its own peak (VmHWM on Linux): what a parent is told of a child holds the parent's memory too.
+    """
     from PIL import Image
 
     with tempfile.TemporaryDirectory() as folder:
         Image.fromarray(image).save(f"{folder}/image.png")
         words = ["detect", str(place), f"{folder}/image.png", "--out", f"{folder}/out", "--cache", f"{folder}/cache"]
-        command = [sys.executable, "-m", __package__.partition(".")[0], *words, "--device", device, "--jobs", "1"]
-        child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-        said = child.stderr.read() if child.stderr else b""
-        _, status, usage = os.wait4(child.pid, 0)
-    if status:
-        raise UserError(f"detecting with {place} failed: {said.decode(errors='replace').strip()}")
-    return int(usage.ru_maxrss) * (1 if sys.platform == "darwin" else 1024)
+        command = [
+            sys.executable,
+            "-c",
+            _DETECT,
+            __package__.partition(".")[0],
+            *words,
+            "--device",
+            device,
+            "--jobs",
+            "1",
+        ]
+        done = subprocess.run(command, check=False, capture_output=True, text=True)
+    if done.returncode:
+        raise UserError(f"detecting with {place} failed: {done.stderr.strip()}")
+    return int(done.stdout.split()[-1])
+
+
+_DETECT = """
+import importlib, pathlib, resource, sys
+main = importlib.import_module(sys.argv.pop(1) + ".__main__").main
+try:
+    main()
+finally:
+    status = pathlib.Path("/proc/self/status")
+    lines = status.read_text().splitlines() if status.exists() else []
+    peak = next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM")), None)
+    print(peak or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
 
 
 def measure(
@@ -125,16 +163,12 @@ def measure(
     largest = max(images, key=lambda record: record["image"].size)["image"]
     for recipe, place, run in zip(recipes, places, runs):
         kept = {"memory": peak_memory(place, largest, device), "cache": disk(run)}
-        costs.append({"recipe": recipe, "training_seconds": training_seconds(place), **kept, **taken[recipe]})
+        seconds = training_seconds(place, run.pipeline.keys)
+        costs.append({"recipe": recipe, "training_seconds": seconds, **kept, **taken[recipe]})
     return sides, costs
 
 
 # -- tables ----------------------------------------------------------------------------------------------
-
-
-def without_proposals(row: Mapping[str, Any]) -> float:
-    """Seconds of the profile but for the step that proposes, which Fast R-CNN's table leaves out."""
-    return float(row["total"] - row["steps"].get("proposals", 0.0))
 
 
 def tables(costs: Sequence[Mapping[str, Any]], where: Mapping[str, Any]) -> list[Table]:
@@ -143,14 +177,13 @@ def tables(costs: Sequence[Mapping[str, Any]], where: Mapping[str, Any]) -> list
 
 
 def _cost_table(costs: Sequence[Mapping[str, Any]], where: Mapping[str, Any]) -> Table:
-    base = without_proposals(costs[0])
     rows = [
         [
             row["recipe"],
             "" if row["training_seconds"] is None else f"{row['training_seconds']:.0f} s",
             f"{row['total']:.3f} s",
-            f"{without_proposals(row):.3f} s",
-            f"{base / without_proposals(row):.1f}x",
+            f"{row['without_proposals']:.3f} s",
+            f"{row['speedup']:.1f}x",
             f"{row['throughput']:.3f} s",
             size(row["memory"]),
             "" if row["cache"] is None else size(row["cache"]),
@@ -158,9 +191,12 @@ def _cost_table(costs: Sequence[Mapping[str, Any]], where: Mapping[str, Any]) ->
         for row in costs
     ]
     head = ["recipe", "training", "an image", "without proposals", "speed-up", "throughput", "peak memory", "cache"]
-    caption = (
-        f"medians of {costs[0]['images']} images, interleaved, no cache, after one to warm up; {_where(where)}; "
-        "training is told where nothing of it came from the cache; peak memory: a process that detects in one image"
+    caption = LINE.join(
+        (
+            f"medians of {costs[0]['images']} images, interleaved, no cache, each warmed up; {_where(where)}",
+            "training: without proposals, told where nothing of it came from the cache",
+            "peak memory: of the host, of a process that detects in one image; cache: all that these steps keep",
+        )
     )
     return Table("cost", head, rows, caption)
 

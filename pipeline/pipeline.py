@@ -147,7 +147,9 @@ class Pipeline:
             return self.stage(item)
         if item.start is not None or item.step is not None or not isinstance(item.stop, str):
             raise ValueError('a pipeline is sliced as pipeline[:"step"], from its beginning')
-        last = max(map(self.index, [item.stop, *self._members(self.steps[: self.index(item.stop) + 1])]))
+        last = self.index(item.stop)
+        while (whole := max(map(self.index, [item.stop, *self._members(self.steps[: last + 1])]))) > last:
+            last = whole
         part = Pipeline(self.steps[: last + 1], name=self.name, outputs=self.stage(item.stop).gives)
         part.classes, part.category_ids = self.classes, self.category_ids
         for name in (step.name for step in part if step.name in self.keys):
@@ -251,6 +253,7 @@ class Pipeline:
             self.check()
         except ValueError:
             self.steps = before
+            self._join()  # they were told the stages of the steps that are not taken
             raise
         self.keys = {}
         self.revision += 1
@@ -292,6 +295,10 @@ class Pipeline:
                         f"step {name!r} is trained by {step.name!r} and takes its weights from it, not {weights!r}: "
                         f"what training starts from is {step.name}__weights"
                     )
+            for name, stage in stages.items():
+                known = isinstance(stage, Jointly) or name in step.stage.members
+                if Ref(step.name) in stage.refs().values() and not known:
+                    raise ValueError(f"step {name!r} takes weights of {step.name!r}, which does not train it")
             try:
                 step.stage.join({name: stages[name] for name in step.stage.members})
             except ValueError as error:

@@ -13,6 +13,7 @@ import numpy as np
 
 from ..cache.store import Store
 from ..errors import UserError
+from ..stages.nets.member import Member
 from ..stages.record import Record, RecordList, Records, field_of
 from ..stages.stage import NoCheckpoint, Ref, Stage
 from . import rates
@@ -121,7 +122,9 @@ def runnable(pipeline: Pipeline) -> Pipeline:
     given = set(SOURCES)
     for step in pipeline:
         stage = pipeline.stage(step.name)
-        idle = (stage.learned and step.name not in pipeline.keys) or (not step.apart and set(stage.needs) - given)
+        lacking = not step.apart and bool(set(stage.needs) - given)
+        idle = (stage.learned and step.name not in pipeline.keys) or lacking
+        idle = idle or (isinstance(stage, Member) and stage.new and bool(_late(stage, pipeline)))
         again = isinstance(step.stage, Again) and step.stage.step not in [done.name for done in steps]
         if not idle and not again:
             given |= set(stage.gives)
@@ -136,8 +139,12 @@ def runnable(pipeline: Pipeline) -> Pipeline:
 
 
 def _unbound(stage: Stage, pipeline: Pipeline) -> Stage:
-    late = [name for name, ref in stage.refs().items() if ref.step not in pipeline.keys]
-    return stage.clone().set_params(**dict.fromkeys(late))
+    return stage.clone().set_params(**dict.fromkeys(_late(stage, pipeline)))
+
+
+def _late(stage: Stage, pipeline: Pipeline) -> list[str]:
+    """The parameters that take the state of a step that has not learned yet."""
+    return [name for name, ref in stage.refs().items() if ref.step not in pipeline.keys]
 
 
 def take_sample(pipeline: Pipeline, data: Records, steps: Iterable[str], n: int, device: str | None) -> Sample:

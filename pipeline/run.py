@@ -286,6 +286,7 @@ class Run:
             shelf.save_state(on_host(stage.state()))
             self.shelves.describe(name, key, records.classes)  # again, if the shelf was taken away meanwhile
             shelf.drop_state(layout.CHECKPOINT)
+            self.clock[name].resumed = resumed
             if not resumed:  # else these are not all its seconds
                 rates.note(shelf, "fit", Cost(len(records), time.perf_counter() - start))
         self.clock[name].fit_seconds += time.perf_counter() - start

@@ -25,13 +25,20 @@ def pipeline_of(
     from . import recipes as found
     from . import saved
 
+    if (Path(name) / "recipe.json").is_file() or (Path(name).is_dir() and name not in found.__all__):
+        if sets or swaps or seed is not None:
+            raise UserError(f"{name} is trained: its steps and parameters are what they are")
+        return saved.load(name, allow)
+    return recipe_of(name, sets, swaps, seed)
+
+
+def recipe_of(name: str, sets: Sequence[str] = (), swaps: Sequence[str] = (), seed: int | None = None) -> Pipeline:
+    """The pipeline of a recipe, whatever folders there are, with stages swapped and parameters set."""
+    from . import recipes as found
+
     values = dict(assignment(text) for text in sets)
     of_steps = {key: value for key, value in values.items() if "__" in key}
     of_recipe = {key: value for key, value in values.items() if "__" not in key}
-    if (Path(name) / "recipe.json").is_file() or (Path(name).is_dir() and name not in found.__all__):
-        if values or swaps or seed is not None:
-            raise UserError(f"{name} is trained: its steps and parameters are what they are")
-        return saved.load(name, allow)
     if name not in found.__all__:
         raise UserError(f"{name!r} is neither a trained RUN folder nor a recipe; recipes: {', '.join(found.__all__)}")
     pipeline: Pipeline = told(lambda: getattr(found, name)(**_known(name, getattr(found, name), of_recipe)))

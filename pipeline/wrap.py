@@ -34,6 +34,7 @@ class Tally:
     seconds: float = 0.0
     fit_seconds: float = 0.0
     reused: int = 0
+    resumed: bool = False  # its fit went on from a checkpoint: fit_seconds are not all
     seen: set[str] = field(default_factory=set)  # images counted: a fit takes the same ones many times
 
     def count(self, id: str, seconds: float | None = None) -> None:

@@ -11,7 +11,7 @@ import typer
 
 from ...errors import UserError
 from ..options import Allow, ByClass, CacheDir, Data, Device, Jobs, Json, Markdown, Metric, Resamples, Strict
-from ..words import emit, make_run, open_data, pipeline_of, same_classes, say
+from ..words import emit, make_run, open_data, recipe_of, same_classes, say
 
 if TYPE_CHECKING:
     from ..run import Run
@@ -61,7 +61,10 @@ def compare(
 
     one_output(as_json, as_markdown)
     sides.refuse_metric(metric)
-    if test is not None or (runs and all(name in recipes for name in runs)):
+    trained = any((Path(name) / "recipe.json").is_file() for name in runs)
+    if test is not None or (not trained and all(name in recipes for name in runs)):
+        if strange := [name for name in runs if name not in recipes]:
+            raise UserError(f"{strange[0]} is no recipe: with --test all are; recipes: {', '.join(recipes)}")
         options = {"metric": metric, "resamples": resamples, "by_class": by_class}
         found, tables = of_recipes(runs, sets, timed, data, test, out, device, jobs, cache, strict, against, options)
         show(found, tables, "compare", out, as_json, as_markdown)
@@ -102,7 +105,7 @@ def of_recipes(
         raise UserError("recipes are trained on --data, kept in --out and measured on --test: give all three")
 
     def work(name: str) -> Run:
-        return make_run(pipeline_of(name, families.settings(name, sets, names)), device, jobs, cache)
+        return make_run(recipe_of(name, families.settings(name, sets, names)), device, jobs, cache)
 
     for name in names:
         work(name)  # all are refused before any is trained

@@ -24,6 +24,7 @@ def fast(
     weights: str | Ref | None = "DEFAULT",
     proposals: int = 2000,
     scales: Sequence[int] = (600,),
+    longest: int | None = None,
     fc: Sequence[int] = (1024, 1024),
     box_regression: bool = True,
     pretrain: str | None = None,
@@ -33,7 +34,8 @@ def fast(
     backbone: a torchvision classification net, `timm:NAME`, or `shapenet`, which is trained on the spot.
     weights: a torchvision weights name, a file, the Ref of a step that learns them, or None (random).
     proposals: the most boxes an image (section 4.1: about 2000).
-    scales: shorter sides of the image in pixels (section 4.1: 600; five of them in 5.2).
+    scales: shorter sides of the image in pixels (section 4.1: 600; 480, 576, 688, 864 and 1200 in 5.2).
+    longest: cap on the longer side in pixels; by default 1000, and 2000 with several scales (4.1 and 5.2).
     fc: widths of new fully connected layers, for a backbone without fc6 and fc7; none: the heads read the pooled map.
     box_regression: whether boxes are refined.
     pretrain: spec of a labelled image set that the net learns from first, in the place of `weights`.
@@ -42,7 +44,7 @@ def fast(
     before, weights = pretraining(backbone, weights, pretrain)
     learned: dict[str, Any] = {"weights": Ref("training")}
     pretrained = "fc7" in layers_of(backbone)
-    maps = ConvMap(backbone, scales=tuple(scales), **learned)
+    maps = ConvMap(backbone, scales=tuple(scales), longest=longest or (1000 if len(scales) == 1 else 2000), **learned)
     pool = RoIPool(grid_of(backbone), maps.maps())
     above = []
     if pretrained:

@@ -30,6 +30,8 @@ class SoftmaxHead(Member):
 
     gives = ("scores", "deltas")
     speed: ClassVar[tuple[str, ...]] = ("device",)
+    teaches: ClassVar[bool] = True
+    new: ClassVar[bool] = True
     at_use: ClassVar[tuple[str, ...]] = ("precision",)
 
     def __init__(self, weights: Ref | None = None, layer: str = "fc7", balance: float = 1.0,
@@ -63,6 +65,8 @@ class SoftmaxHead(Member):
 
         from ..nets.layers import TwoHeads, mean_scale
 
+        if weights:
+            return self._made(weights)
         features = like["features." + self.layer]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.random_state)

@@ -26,14 +26,15 @@ class ConvMap(Member):
 
     backbone, weights, random_state: as nets.backbones.load takes them; weights may be a Ref. A max pooling that ends
         the convolutional part, as VGG's and AlexNet's, is left out: RoI pooling stands in its place (Fast R-CNN, 2.2).
-    scales: lengths of the shorter side in pixels; one map for each. 600 (Fast R-CNN, section 4.1).
+    scales: lengths of the shorter side in pixels, rising; one map for each. 600 (Fast R-CNN, section 4.1).
     longest: cap on the longer side; 1000 (the same).
     frozen: names, below the backbone's trunk, of parts that training leaves as they are; "all" for all of it.
     precision: "bfloat16" or "float32"; "auto" is bfloat16 where the device computes in it.
     device: "auto", "cpu", "cuda" or "cuda:N".
 
-    Reads image; writes `map` (C h w), or `map.SCALE` for each of several scales, on the device, and map_scales (S 2):
-    columns and rows of each map to a pixel of the image. In training one of the scales is drawn for each image.
+    Reads image; writes `map` (C h w), or `map.SCALE` for each of several scales, on the device, map_scales (S 2):
+    columns and rows of each map to a pixel of the image, and image_scales (S): how much the image was enlarged. In
+    training one of the scales is drawn for each image.
     """
 
     needs = ("image",)
@@ -55,7 +56,7 @@ class ConvMap(Member):
 
     @property
     def gives(self) -> tuple[str, ...]:  # type: ignore[override]
-        return (*self.maps(), "map_scales")
+        return (*self.maps(), "map_scales", "image_scales")
 
     def maps(self) -> tuple[str, ...]:
         """The fields of the maps, in the order of `scales`."""
@@ -71,8 +72,8 @@ class ConvMap(Member):
         from ..nets.backbones import check, check_parts
 
         check(self.backbone)
-        if not self.scales or len(set(self.scales)) < len(self.scales) or min(self.scales) < 16:
-            raise ValueError(f"scales is {list(self.scales)}; it holds lengths of 16 pixels or more, each once")
+        if not self.scales or sorted(set(self.scales)) != list(self.scales) or self.scales[0] < 16:
+            raise ValueError(f"scales is {list(self.scales)}; it holds lengths of 16 pixels or more, rising")
         if self.longest < max(self.scales):
             raise ValueError(f"longest is {self.longest}, under the shorter side {max(self.scales)}")
         if self.precision not in PRECISIONS:
@@ -112,7 +113,8 @@ class ConvMap(Member):
         with torch.no_grad():
             made = [self._map(net, image, scale, param.device, param.dtype) for scale in self.scales]
         found = {name: one for name, (one, _) in zip(self.maps(), made)}
-        return {**found, "map_scales": np.array([scale for _, scale in made], np.float32)}
+        cells = np.array([scale for _, scale in made], np.float32)  # S 2
+        return {**found, "map_scales": cells, "image_scales": np.sqrt(cells.prod(1)) * np.float32(net.stride)}
 
     def _map(self, net: Any, image: Any, shorter: int, device: Any, dtype: Any) -> tuple[Any, tuple[float, float]]:
         import torch

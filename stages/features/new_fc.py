@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import Any, ClassVar
 
 from ...errors import UserError
 from ..nets.frozen import built
@@ -11,9 +11,6 @@ from ..nets.member import Member
 from ..nets.precision import PRECISIONS, precision_of
 from ..record import Record
 from ..stage import Ref
-
-if TYPE_CHECKING:
-    from torch import nn
 
 
 class NewFCLayers(Member):
@@ -33,6 +30,7 @@ class NewFCLayers(Member):
     needs = ("features.pool5",)
     gives = ("features.fc",)
     speed: ClassVar[tuple[str, ...]] = ("device",)
+    new: ClassVar[bool] = True
     at_use: ClassVar[tuple[str, ...]] = ("svd", "precision")
 
     def __init__(self, weights: Ref | None = None, widths: Sequence[int] = (1024, 1024), norm: float = 20.0,
@@ -68,6 +66,8 @@ class NewFCLayers(Member):
 
         from ..nets.layers import FCStack, mean_scale
 
+        if weights:
+            return self._filled(weights)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.random_state)
             net = FCStack(like["features.pool5"].shape[1], self.widths)
@@ -84,16 +84,23 @@ class NewFCLayers(Member):
             raise UserError("NewFCLayers have learned nothing: a Jointly trains them, and weights is its Ref")
         net = built(self, self._made)
         with torch.no_grad():
-            return [{"features.fc": net(torch.as_tensor(record["features.pool5"]))} for record in records]
+            pooled = (torch.as_tensor(record["features.pool5"]).to(net.scale.device) for record in records)
+            return [{"features.fc": net(features)} for features in pooled]
 
     def _made(self, state: Any) -> Any:
+        from ..nets.layers import truncated
+
+        net = self._filled(state)
+        for i, rank in enumerate(self.svd):
+            net.layers[i] = truncated(net.layers[i], rank)
+        return net
+
+    def _filled(self, state: Any) -> Any:
         import torch
 
-        from ..nets.layers import FCStack, truncated
+        from ..nets.layers import FCStack
 
         layers = [state[f"layers.{i}.weight"] for i in range(len(self.widths))]
         net = FCStack(layers[0].shape[1], [len(weight) for weight in layers])
         net.load_state_dict({name: torch.as_tensor(value) for name, value in state.items()})
-        for i, rank in enumerate(self.svd):
-            net.layers[i] = truncated(cast("nn.Linear", net.layers[i]), rank)
         return net

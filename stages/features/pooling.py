@@ -14,20 +14,21 @@ STORAGE = ("map", "float16", "float32")  # map: the type of the map
 AREA = 224.0**2  # square pixels: of the images that backbones learned from
 
 
-def nearest_scale(boxes: Any, map_scales: Any, stride: float = 1.0) -> Any:
+def nearest_scale(boxes: Any, image_scales: Any) -> Any:
     """Of each box (R) the map on which its area is nearest to 224 x 224 input pixels (SPPnet, section 4.1).
 
-    boxes: R 4, pixels of the image. map_scales: S 2, cells a pixel. stride: input pixels a cell.
+    boxes: R 4, pixels of the image. image_scales: S, input pixels to a pixel of the image.
     """
-    sides = boxes[:, None, 2:] - boxes[:, None, :2]  # R 1 2
-    areas = np.prod(sides * map_scales * stride, -1)  # R S
+    areas = np.prod(boxes[:, 2:] - boxes[:, :2], 1)[:, None] * np.asarray(image_scales) ** 2  # R S
     return np.abs(areas - AREA).argmin(1)
 
 
 def check_maps(maps: Sequence[str]) -> None:
-    """ValueError unless these can be names of maps."""
-    if not maps or any(name != "map" and not name.startswith("map.") for name in maps):
-        raise ValueError(f"maps is {list(maps)}; it names fields of maps: map, or map.480 and others")
+    """ValueError unless these can be names of maps, in the order of ConvMap's scales."""
+    sides = [name.removeprefix("map.") for name in maps]
+    several = all(side.isdigit() for side in sides) and sorted(map(int, sides)) == [int(side) for side in sides]
+    if list(maps) != ["map"] and not (maps and several):
+        raise ValueError(f"maps is {list(maps)}; it is map alone, or fields such as map.480 and map.600, rising")
 
 
 def on_host(boxes: Any) -> Any:
@@ -35,15 +36,17 @@ def on_host(boxes: Any) -> Any:
     return boxes.cpu().numpy() if hasattr(boxes, "cpu") else np.asarray(boxes)
 
 
-def over_maps(record: Record, maps: Sequence[str], pool: Any, stride: int, storage: str) -> Any:
-    """Pooled features, R F: each box from its own map. UserError if one overflows the storage.
+def over_maps(record: Record, maps: Sequence[str], pool: Any, storage: str) -> Any:
+    """Pooled features, R F: each box from its own map. UserError if one overflows the storage, or maps are left out.
 
     pool: a map (C h w), boxes (n 4, pixels) and the cells a pixel (2) -> n C B. storage: of STORAGE.
     """
     import torch
 
     boxes, scales = on_host(record["boxes"]), np.asarray(record["map_scales"])
-    own = nearest_scale(boxes, scales, stride) if len(maps) > 1 else np.zeros(len(boxes), np.int64)
+    if len(maps) != len(scales):
+        raise UserError(f"image {record.id!r}: there are {len(scales)} maps, and {len(maps)} are to be read")
+    own = nearest_scale(boxes, record["image_scales"]) if len(maps) > 1 else np.zeros(len(boxes), np.int64)
     found: Any = None
     for i, name in enumerate(maps):
         mine = np.flatnonzero(own == i)
@@ -57,10 +60,8 @@ def over_maps(record: Record, maps: Sequence[str], pool: Any, stride: int, stora
     return found
 
 
-def check_pooler(maps: Sequence[str], stride: int, storage: str) -> None:
+def check_pooler(maps: Sequence[str], storage: str) -> None:
     """ValueError, naming it, for a parameter of a pooler that cannot be meant."""
     check_maps(maps)
-    if stride < 1:
-        raise ValueError(f"stride is {stride}; it is at least 1")
     if storage not in STORAGE:
         raise ValueError(f"storage is {storage!r}; it is one of {', '.join(STORAGE)}")

@@ -26,39 +26,37 @@ class RoIPool(Member):
     loses the last row and column.)
 
     grid: bins a side; 7 for VGG16, 6 for AlexNet (section 2.2).
-    maps: the fields to read; of several each box takes the one on which its area is nearest to 224 x 224.
-    stride: input pixels a cell; counts with several maps alone.
+    maps: the fields to read, all that ConvMap gives; of several each box takes the one on which its area is nearest to
+        224 x 224 (SPPnet, section 4.1).
     storage: "float16", "float32", or "map", the type of the map.
 
-    Reads boxes, map_scales and the maps; writes features.pool5 (R C*grid*grid), on the maps' device.
+    Reads boxes, the maps, map_scales and, with several maps, image_scales; writes features.pool5 (R C*grid*grid), on
+    the maps' device.
     """
 
-    def __init__(self, grid: int = 7, maps: Sequence[str] = ("map",), stride: int = 16, storage: str = "map"):
+    def __init__(self, grid: int = 7, maps: Sequence[str] = ("map",), storage: str = "map"):
         self.grid = grid
         self.maps = maps
-        self.stride = stride
         self.storage = storage
 
     gives = ("features.pool5",)
-    at_use: ClassVar[tuple[str, ...]] = ("maps", "stride", "storage")
+    at_use: ClassVar[tuple[str, ...]] = ("maps", "storage")
 
     @property
     def needs(self) -> tuple[str, ...]:  # type: ignore[override]
-        return ("boxes", "map_scales", *self.maps)
+        more = ("image_scales",) if len(self.maps) > 1 else ()
+        return ("boxes", "map_scales", *more, *self.maps)
 
     def validate(self) -> None:
         if self.grid < 1:
             raise ValueError(f"grid is {self.grid}; it is at least 1")
-        check_pooler(self.maps, self.stride, self.storage)
+        check_pooler(self.maps, self.storage)
 
     def prepare(self) -> None:
         ready()
 
     def __call__(self, records: Sequence[Record]) -> list[dict[str, Any]]:
-        return [
-            {"features.pool5": over_maps(record, self.maps, self._pool, self.stride, self.storage)}
-            for record in records
-        ]
+        return [{"features.pool5": over_maps(record, self.maps, self._pool, self.storage)} for record in records]
 
     def loss(self, net: Any, fields: Mapping[str, Any], generator: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         import torch
@@ -75,5 +73,5 @@ class RoIPool(Member):
         places = cells(boxes, scale)
         if features.device.type != "cpu":
             at = torch.from_numpy(places).to(features.device)
-            return roi_pool(features.float()[None], [at], self.grid, 1.0)  # n C g g
+            return roi_pool(features.float()[None], [at], self.grid, 1.0).to(features.dtype)  # n C g g
         return bin_max(features, roi_bins(places, self.grid, features.shape[1:])).transpose(1, 2)  # n C B

@@ -17,41 +17,41 @@ class SpatialPyramidPool(Member):
     """Features of each box: the largest values in the bins of a pyramid of grids over its window on the map.
 
     levels: bins a side of each grid; 6, 3, 2, 1 (section 4.1: 50 bins).
-    maps: the fields to read; of several each box takes the one on which its area is nearest to 224 x 224 (4.1).
-    stride: input pixels a cell; counts with several maps alone.
+    maps: the fields to read, all that ConvMap gives; of several each box takes the one on which its area is nearest to
+        224 x 224 (SPPnet, section 4.1).
     storage: "float16", "float32", or "map", the type of the map.
 
-    Reads boxes, map_scales and the maps; writes features.pool5 (R C*B), all channels' bins of the first level first,
-    on the maps' device.
+    A window's cells are those whose centres lie inside the box where cell i is centred on pixel stride * i, as in nets
+    that pad each layer by floor(p / 2); the cells of others (AlexNet, SqueezeNet) lie up to one cell further.
+
+    Reads boxes, the maps, map_scales and, with several maps, image_scales; writes features.pool5 (R C*B), all channels'
+    bins of the first level first, on the maps' device.
     """
 
-    def __init__(self, levels: Sequence[int] = (6, 3, 2, 1), maps: Sequence[str] = ("map",), stride: int = 16,
+    def __init__(self, levels: Sequence[int] = (6, 3, 2, 1), maps: Sequence[str] = ("map",),
                  storage: str = "float16"):  # fmt: skip
         self.levels = levels
         self.maps = maps
-        self.stride = stride
         self.storage = storage
 
     gives = ("features.pool5",)
-    at_use: ClassVar[tuple[str, ...]] = ("maps", "stride", "storage")
+    at_use: ClassVar[tuple[str, ...]] = ("maps", "storage")
 
     @property
     def needs(self) -> tuple[str, ...]:  # type: ignore[override]
-        return ("boxes", "map_scales", *self.maps)
+        more = ("image_scales",) if len(self.maps) > 1 else ()
+        return ("boxes", "map_scales", *more, *self.maps)
 
     def validate(self) -> None:
         if not self.levels or min(self.levels) < 1:
             raise ValueError(f"levels is {list(self.levels)}; it holds the bins a side of one grid or more")
-        check_pooler(self.maps, self.stride, self.storage)
+        check_pooler(self.maps, self.storage)
 
     def prepare(self) -> None:
         ready()
 
     def __call__(self, records: Sequence[Record]) -> list[dict[str, Any]]:
-        return [
-            {"features.pool5": over_maps(record, self.maps, self._pool, self.stride, self.storage)}
-            for record in records
-        ]
+        return [{"features.pool5": over_maps(record, self.maps, self._pool, self.storage)} for record in records]
 
     def loss(self, net: Any, fields: Mapping[str, Any], generator: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         import torch

@@ -27,6 +27,7 @@ _NORMALISED_BY = {"googlenet": HALF, "inception_v3": HALF, "shapenet": HALF}
 _INPUT_SIZE = {"alexnet": 227, "inception_v3": 299, "shapenet": 64}
 
 _MODEL_ENDS = ("avgpool", "classifier", "fc")  # the first child that is not of the trunk
+_RANDOM = ("StochasticDepth", "DropPath")  # they draw from torch's global generator
 _SIDE_BRANCHES = ("aux1", "aux2", "AuxLogits")  # used in training only
 _NO_MAP = ("vit_", "maxvit")  # tokens, and a net of one image size
 
@@ -45,7 +46,7 @@ class Backbone(nn.Module):
     after the last max pooling, as Caffe's; at an input other than theirs it is pooled to the grid of fc6.
     fc6 and fc7 are taken after ReLU, and multiplied by the `masks` of dropout that training may give. pool5 of other
     nets is the map average-pooled to pool x pool, and gap its mean. The statistics of batch norms stay as they are,
-    also in training, unless `frozen_norms` is set to False.
+    also in training, unless `frozen_norms` is set to False; layers that are left out at random never are.
     """
 
     def __init__(self, name: str, trunk: nn.Module, head: Mapping[str, nn.Linear], pool: int,
@@ -67,7 +68,8 @@ class Backbone(nn.Module):
     def train(self, mode: bool = True) -> Backbone:
         super().train(mode)
         for part in self.modules():
-            if self.frozen_norms and isinstance(part, nn.modules.batchnorm._BatchNorm):
+            frozen = self.frozen_norms and isinstance(part, nn.modules.batchnorm._BatchNorm)
+            if frozen or type(part).__name__ in _RANDOM:
                 part.eval()
         return self
 
@@ -221,7 +223,7 @@ def grid_of(name: str) -> int:
 
 
 def convolutional(net: Backbone) -> Backbone:
-    """The net with a trunk that a RoI pooling can follow: without the max pooling that it ends with, if it does."""
+    """The same net, its trunk changed to one that a RoI pooling can follow: without a max pooling at its end."""
     last = net.trunk
     while list(last.children()):
         owner, (name, last) = last, list(last.named_children())[-1]

@@ -15,9 +15,9 @@ def roi_bins(boxes: Any, grid: int, size: Sequence[int]) -> Any:
     boxes: R 4, in cells, the last cell included, as Caffe's and torchvision's. Both ends are rounded, halves up; a bin
     that spans a fraction of cells takes all that it touches (Fast R-CNN, section 2.1); off the map a bin is empty.
     """
-    boxes = np.asarray(boxes, np.float32).reshape(-1, 4)
-    first = np.trunc(boxes[:, :2] + np.copysign(np.float32(0.5), boxes[:, :2])).astype(np.int64)  # C's round()
-    last = np.trunc(boxes[:, 2:] + np.copysign(np.float32(0.5), boxes[:, 2:])).astype(np.int64)
+    boxes = np.asarray(boxes, np.float32).reshape(-1, 4).astype(np.float64)
+    ends = np.trunc(boxes + np.copysign(0.5, boxes)).astype(np.int64)  # C's round()
+    first, last = ends[:, :2], ends[:, 2:]
     step = np.maximum(last - first + 1, 1).astype(np.float32) / np.float32(grid)  # R 2, x and y
     at = np.arange(grid + 1, dtype=np.float32)[:, None]
     start = np.floor(at[:-1] * step[:, None]).astype(np.int64) + first[:, None]  # R grid 2

@@ -18,8 +18,6 @@ from .member import Member
 from .memory import reuse_freed_memory
 from .precision import device_of, low_precision, precision_of
 
-LIKE = 64  # images whose RoIs the deltas are normalised by
-
 
 class RoIs(NamedTuple):
     """The boxes of an image to draw from.
@@ -73,17 +71,19 @@ class Jointly(Stage):
     """Train several stages at once; gives a state, of which each takes its part by `weights=Ref(...)`.
 
     An image-centric batch: `images` images, and of each rois / images RoIs. Images go one after the other, so that they
-    need no common size; with frozen batch norms the sum of their gradients is that of the batch.
+    need no common size; with frozen batch norms the sum of their gradients is that of the batch. The deltas that a box
+    head learns are normalised by their mean and deviation over all foreground boxes (the authors' by class).
 
     members: names of the steps, in order, that are trained; stages of nets.member.
     weights: what members with a backbone start from, as nets.backbones.load takes it.
-    steps: of the descent; 40,000 (section 4.2).
+    steps: of the descent; 40,000 (section 2.3).
     images, rois: N and R; 2 and 128 (section 2.3).
     foreground: the share of RoIs that are objects, at most; 0.25.
     foreground_iou, background_iou: 0.5, and [0.1, 0.5).
     flip: whether images are mirrored with a probability of 0.5; True.
     lr: 0.001, multiplied by 0.1 every `drop_every` steps; 30,000.
-    momentum, decay: of the descent; 0.9 and 0.0005. Biases learn twice as fast and do not decay, as the authors'.
+    momentum, decay: of the descent; 0.9 and 0.0005. Biases learn twice as fast and do not decay, as in the authors'
+        released prototxt.
     warm_up: steps over which the rate rises from a third of itself; 0.
     clip: the largest norm of a step's gradient; None.
     difficult: whether objects marked difficult count; True. If not, boxes on them are left out.
@@ -130,39 +130,45 @@ class Jointly(Stage):
 
     def join(self, stages: Mapping[str, Stage]) -> None:
         """Be told the stages of the steps that are its members. ValueError if one cannot be trained."""
+        members: dict[str, Member] = {}
+        given = {"image", "boxes", "map_scales", "image_scales"}
         for name, stage in stages.items():
             if not isinstance(stage, Member):
                 raise ValueError(f"member {name!r} is a {type(stage).__name__}, which cannot be trained with others")
-        self._stages = dict(stages)
+            lacking = [field for field in stage.needs if field not in given]
+            if lacking:
+                raise ValueError(f"member {name!r} needs {lacking[0]!r}, which no member before it gives")
+            given |= set(stage.gives)
+            members[name] = stage
+        if members and not any(stage.teaches for stage in members.values()):
+            raise ValueError("no member has a loss to learn by")
+        self._stages = members
 
     def clone(self) -> Jointly:
         """As any stage's; it knows its members."""
         made = super().clone()
-        made.join(self._joined())
+        if "_stages" in self.__dict__:
+            made.join(self._stages)
         return made
 
     @property
     def needs(self) -> tuple[str, ...]:  # type: ignore[override]
-        """What the members read and none of them gives, with the image and its boxes."""
-        given, needed = {"map_scales"}, ["image", "boxes"]
-        for stage in self._joined().values():
-            needed += [name for name in stage.needs if name not in given and name not in needed]
-            given |= set(stage.gives)
-        return tuple(needed)
+        return ("image", "boxes")
 
     def key_params(self) -> dict[str, Any]:
         from .backbones import weights_key
 
-        members = {}
+        trained = {}  # the order is that of members
         backbone = ""
         for name, stage in self._joined().items():
             params = {key: value for key, value in stage.key_params().items()
                       if key not in stage.at_use and not isinstance(value, Ref)}  # fmt: skip
-            members[name] = {"class": type(stage).__qualname__, "version": stage.version, **params}
+            kind = f"{type(stage).__module__}.{type(stage).__qualname__}"
+            trained[name] = {"class": kind, "version": stage.version, **params}
             backbone = params.get("backbone", backbone)
         weights = weights_key(backbone, self.weights) if backbone else self.weights
         precision = precision_of("auto", self.device)
-        return {**super().key_params(), "members": members, "weights": weights, "precision": precision}
+        return {**super().key_params(), "trained": trained, "weights": weights, "precision": precision}
 
     def work(self, images: int) -> float:
         return self.steps * self.images
@@ -173,11 +179,11 @@ class Jointly(Stage):
         for name in ("steps", "images", "drop_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it is at least 1")
-        if self.rois < self.images:
-            raise ValueError(f"rois is {self.rois}: less than one of each of {self.images} images")
         for name in ("foreground", "foreground_iou"):
             if not 0 < getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it is in (0, 1]")
+        if round(self.rois // self.images * self.foreground) < 1:
+            raise ValueError(f"rois is {self.rois}: of {self.images} images no object would ever be drawn")
         low, high = self.background_iou if len(self.background_iou) == 2 else (1.0, 0.0)
         if not 0 <= low < high <= self.foreground_iou:
             raise ValueError(f"background_iou is {list(self.background_iou)}: two IoUs in rising order, up to "
@@ -193,13 +199,14 @@ class Jointly(Stage):
 
     def named(self, param: str) -> State:
         """The tensors of the weights that `weights` names."""
-        stage = next(stage for stage in self._joined().values() if "backbone" in stage.param_names())
-        return stage.clone().set_params(weights=self.weights).named("weights")
+        from .backbones import load
+
+        backbone = next(params["backbone"] for s in self._joined().values() if "backbone" in (params := s.get_params()))
+        return load(backbone, self.given("weights"), self.random_state).state_dict()
 
     def state_for(self, step: str) -> State:
-        """The part of a member: its module's tensors under their own names."""
-        start = f"net_.{step}."
-        return {name.removeprefix(start): value for name, value in self.state().items() if name.startswith(start)}
+        """The part of a member: its module's tensors under their own names. All, for another Jointly."""
+        return part_of(self.state(), step) if step in self.members else self.state()
 
     def build_modules(self, state: Mapping[str, Any]) -> None:
         """Hold the members' tensors; each member builds its own module of them."""
@@ -209,7 +216,10 @@ class Jointly(Stage):
                              if key.startswith("net_.")})  # fmt: skip
 
     def _joined(self) -> dict[str, Member]:
-        stages: dict[str, Member] = self.__dict__.get("_stages", {})
+        try:
+            stages: dict[str, Member] = self.__dict__["_stages"]
+        except KeyError:
+            raise RuntimeError("Jointly was not told its members: they are steps of the same pipeline") from None
         return stages
 
     # -- training --------------------------------------------------------------------------------------
@@ -234,11 +244,17 @@ class Jointly(Stage):
 
         def loss(step: int, generator: Any) -> Iterator[Any]:
             net.train()
-            for i in usable[batch_of(step, self.images, len(usable), self.random_state)].tolist():
-                mirrored = self.flip and bool(torch.rand((), generator=generator) < 0.5)
+            chosen = usable[batch_of(step, self.images, len(usable), self.random_state)].tolist()
+            seeds = torch.randint(1 << 62, (len(chosen),), generator=generator).tolist()  # each image has its own
+            own = [torch.Generator().manual_seed(seed) for seed in seeds]
+            sides = [self.flip and bool(torch.rand((), generator=one) < 0.5) for one in own]
+            drawn = [self._drawn(images(i), rois[i], side, one) for i, side, one in zip(chosen, sides, own)]
+            total = sum(len(fields["roi_labels"]) for fields in drawn)
+            for i, side, one, fields in zip(chosen, sides, own, drawn):
                 with low_precision(self.device):
-                    losses = self._losses(net, i, images, rois[i], mirrored, kept, generator)
-                yield torch.stack(list(losses.values())).sum() / self.images
+                    losses = self._losses(net, (i, side), fields, kept, one)
+                share = len(fields["roi_labels"]) / total  # losses are means over an image's RoIs
+                yield torch.stack(list(losses.values())).sum() * share
 
         self.history_ = sgd(net, loss, checkpoint, steps=self.steps, lr=self.lr, drop_every=self.drop_every,
                             momentum=self.momentum, decay=self.decay, bias_rate=2.0, bias_decay=False,
@@ -253,22 +269,28 @@ class Jointly(Stage):
         net = nn.ModuleDict()
         first = next(i for i, one in enumerate(rois) if len(one.foreground))
         generator = torch.Generator().manual_seed(self.random_state)
-        fields = self._drawn(images(first), rois[first], False, generator) | _target_statistics(rois[:LIKE])
+        fields = self._drawn(images(first), rois[first], False, generator) | _target_statistics(rois, self.flip)
         for name, stage in self._joined().items():
-            weights = self.given("weights") if "backbone" in stage.param_names() else None
-            module = stage.module(weights, fields, classes).to(device, memory_format=torch.channels_last)
+            module = stage.module(self._initial(name, stage), fields, classes).to(
+                device, memory_format=torch.channels_last
+            )
             net[name] = module
             with torch.no_grad(), low_precision(self.device):
                 fields |= stage.loss(module.eval(), fields, generator)[1]
         return net
 
-    def _losses(self, net: Any, i: int, images: Callable[[int], Any], rois: RoIs, mirrored: bool, kept: Kept,
-                generator: Any) -> dict[str, Any]:  # fmt: skip
-        fields = self._drawn(images(i), rois, mirrored, generator)
+    def _initial(self, name: str, stage: Member) -> Any:
+        """What a member starts from: its part of another Jointly's state; else `weights`, if it has a backbone."""
+        weights = self.given("weights")
+        part = part_of(weights, name) if isinstance(weights, Mapping) else {}
+        return part or (weights if "backbone" in stage.param_names() else None)
+
+    def _losses(self, net: Any, side: Any, fields: dict[str, Any], kept: Kept, generator: Any) -> dict[str, Any]:
+        """The losses of an image by name. side: which image, and whether it is mirrored."""
         losses: dict[str, Any] = {}
         for name, stage in self._joined().items():
             if stage.constant(net[name]):
-                given = kept.get((name, i, mirrored), partial(stage.loss, net[name], fields, generator))
+                given = kept.get((name, *side), partial(stage.loss, net[name], fields, generator))
             else:
                 own, given = stage.loss(net[name], fields, generator)
                 losses |= {f"{name}.{key}": value for key, value in own.items()}
@@ -284,6 +306,12 @@ class Jointly(Stage):
             boxes, truth = (_mirror(one, image.shape[1]) for one in (boxes, truth))
         targets = encode(boxes.astype(np.float32), truth.astype(np.float32))
         return {"image": image, "sampled_boxes": boxes, "roi_labels": rois.label[chosen], "roi_targets": targets}
+
+
+def part_of(state: Mapping[str, Any], member: str) -> dict[str, Any]:
+    """What a state of a Jointly holds of a member, under its own names."""
+    start = f"net_.{member}."
+    return {name.removeprefix(start): value for name, value in state.items() if name.startswith(start)}
 
 
 class Kept:
@@ -323,12 +351,15 @@ class Tensors:
         self.tensors = dict(tensors)
 
 
-def _target_statistics(rois: Sequence[RoIs]) -> dict[str, Any]:
-    """Mean and deviation (4 each) of the deltas of foreground boxes (section 2.3: targets are normalised)."""
+def _target_statistics(rois: Sequence[RoIs], mirrored: bool) -> dict[str, Any]:
+    """Mean and deviation (4 each) of the deltas of foreground boxes (section 2.3: targets are normalised).
+
+    mirrored: whether each stands for its mirror image too.
+    """
     parts = [encode(one.box[one.foreground], one.truth[one.foreground]) for one in rois]
     targets = np.concatenate(parts).astype(np.float64)
-    if not len(targets):
-        return {"target_mean": np.zeros(4, np.float32), "target_std": np.ones(4, np.float32)}
+    if mirrored:
+        targets = np.concatenate([targets, targets * [-1, 1, 1, 1]])
     return {
         "target_mean": targets.mean(0).astype(np.float32),
         "target_std": np.maximum(targets.std(0), 0.01).astype(np.float32),

@@ -15,9 +15,12 @@ class Member(Stage):
     it is a member of. In training Jointly builds its module and asks for its `loss`, image by image.
 
     at_use: the parameters that count at use alone: others of them need no new training.
+    teaches: whether its `loss` gives losses. new: whether it is nothing before it was trained.
     """
 
     arrays: ClassVar[str] = "torch"
+    teaches: ClassVar[bool] = False
+    new: ClassVar[bool] = False
     at_use: ClassVar[tuple[str, ...]] = ()  # parameters that training does not read
 
     def module(self, weights: Any, like: Mapping[str, Any], classes: int) -> Any:

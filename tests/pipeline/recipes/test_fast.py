@@ -67,14 +67,15 @@ def test_nets_with_fc_layers_bring_them() -> None:
 
 def test_a_pyramid_is_read_by_the_pooler() -> None:
     pipeline = fast("squeezenet1_1", None, scales=(480, 600))
-    assert pipeline["features"].needs == ("boxes", "map_scales", "map.480", "map.600")
+    assert pipeline["features"].needs == ("boxes", "map_scales", "image_scales", "map.480", "map.600")
+    assert fast("vgg16", None, scales=(480, 576, 688, 864, 1200))["map"].get_params()["longest"] == 2000
 
 
 def test_a_slice_holds_what_is_trained_together() -> None:
     pipeline = small()
     assert [step.name for step in pipeline[:"proposals"]] == ["proposals"]
     part = pipeline[:"map"]
-    assert part.outputs == ("map", "map_scales")
+    assert part.outputs == ("map", "map_scales", "image_scales")
     assert "classifier" in [step.name for step in part]
 
 
@@ -84,5 +85,11 @@ def test_members_take_their_weights_from_their_training() -> None:
     with pytest.raises(ValueError, match=r"step 'training' \(Jointly\) trains 'nothing', which is no step"):
         small().set_params(training__members=("map", "nothing"))
     with pytest.raises(ValueError, match="member 'suppression' is a PerClassNMS"):
-        small().set_params(training__members=("map", "suppression"))
+        small().set_params(training__members=("map", "features", "fc", "classifier", "suppression"))
+    with pytest.raises(ValueError, match="step 'map' takes weights of 'training', which does not train it"):
+        small().set_params(training__members=("features", "classifier"))
+    pipeline = small()
+    with pytest.raises(ValueError, match="scales is"):
+        pipeline.set_params(map__scales=(8,))
+    assert pipeline["training"]._joined()["map"].get_params()["scales"] == (120,)  # as if it had never been asked
     assert small()["map"].refs() == {"weights": Ref("training")}

@@ -40,7 +40,8 @@ def test_the_map_is_that_of_the_resized_image() -> None:
 def test_a_map_for_each_scale() -> None:
     stage = ConvMap("shapenet", scales=(64, 128), longest=300, **PLAIN)
     found = called(stage)
-    assert list(found) == ["map.64", "map.128", "map_scales"] == list(stage.gives)
+    assert list(found) == ["map.64", "map.128", "map_scales", "image_scales"] == list(stage.gives)
+    np.testing.assert_allclose(found["image_scales"], [64 / 90, 128 / 90], rtol=1e-2)
     assert found["map.128"].shape[1:] == (16, 21)
     np.testing.assert_allclose(found["map_scales"][:, 1], [64 / 90 / 8, 128 / 90 / 8])
 
@@ -75,6 +76,7 @@ def test_a_frozen_net_is_constant() -> None:
     [
         ({"scales": ()}, "scales is"),
         ({"scales": (600, 600)}, "scales is"),
+        ({"scales": (600, 480)}, "scales is"),
         ({"scales": (600,), "longest": 500}, "longest is 500, under the shorter side 600"),
         ({"frozen": ("conv9",)}, "has no part 'conv9'"),
         ({"precision": "float8"}, "precision is"),

@@ -48,10 +48,10 @@ def test_training_pools_as_use_does(stage: Any) -> None:
 
 
 def test_each_box_goes_to_the_map_on_which_it_is_nearest_to_224() -> None:
-    scales = np.array([[1, 1], [2, 2], [4, 4]]) / 16
+    scales = np.array([1, 2, 4])
     sides = np.array([224, 112, 56, 150, 30, 900])
     boxes = np.stack([0 * sides, 0 * sides, sides, sides], 1)
-    assert nearest_scale(boxes, scales, 16).tolist() == [0, 1, 2, 0, 2, 0]
+    assert nearest_scale(boxes, scales).tolist() == [0, 1, 2, 0, 2, 0]
 
 
 @pytest.mark.parametrize("kind", [RoIPool, SpatialPyramidPool])
@@ -59,12 +59,20 @@ def test_several_maps(kind: Any) -> None:
     rng = np.random.default_rng(1)
     maps = {f"map.{i}": torch.from_numpy(rng.random((4, 12 * i, 15 * i)).astype(np.float32)) for i in (1, 3)}
     scales = np.array([[1, 1], [3, 3]]) / 8
-    found = kind(maps=("map.1", "map.3"), stride=8, storage="map")([record(**maps, map_scales=scales)])[0]
-    own = nearest_scale(BOXES, scales, 8)
+    one = record(**maps, map_scales=scales, image_scales=np.array([1, 3]))
+    found = kind(maps=("map.1", "map.3"), storage="map")([one])[0]
+    own = nearest_scale(BOXES, [1, 3])
     assert set(own) == {0, 1}
     for i, name in enumerate(maps):
         alone = kind(storage="map")([record(map=maps[name], map_scales=scales[i : i + 1])])[0]
         torch.testing.assert_close(found["features.pool5"][own == i], alone["features.pool5"][own == i], rtol=0, atol=0)
+
+
+def test_a_map_that_is_left_out_is_said() -> None:
+    maps = {f"map.{i}": torch.rand(4, 12, 15) for i in (1, 3)}
+    one = record(**maps, map_scales=np.ones((2, 2)), image_scales=np.array([1, 3]))
+    with pytest.raises(UserError, match="image 'a': there are 2 maps, and 1 are to be read"):
+        RoIPool(maps=("map.1",))([one])
 
 
 def test_no_boxes() -> None:
@@ -83,7 +91,8 @@ def test_what_the_storage_does_not_hold_is_said() -> None:
         (RoIPool(0), "grid is 0"),
         (RoIPool(maps=()), "maps is"),
         (RoIPool(maps=("boxes",)), "maps is"),
-        (RoIPool(stride=0), "stride is 0"),
+        (RoIPool(maps=("map.600", "map.480")), "rising"),
+        (RoIPool(maps=("map", "map.480")), "maps is"),
         (SpatialPyramidPool(()), "levels is"),
         (SpatialPyramidPool(storage="int8"), "storage is 'int8'"),
     ],

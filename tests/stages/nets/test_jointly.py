@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ OWN: dict[str, Any] = {"weights": Ref("training")}
 def members(**maps: Any) -> dict[str, Stage]:
     return {
         "map": ConvMap("shapenet", scales=(120,), longest=200, **OWN, **maps),
-        "features": RoIPool(3, stride=8),
+        "features": RoIPool(3),
         "fc": NewFCLayers(widths=(16,), dropout=0.5, **OWN),
         "classifier": SoftmaxHead(layer="fc", norm=20.0, **OWN),
     }
@@ -190,7 +191,8 @@ def test_each_member_takes_its_part(records: RecordList) -> None:
 def test_the_first_rois_say_what_deltas_are_normalised_by() -> None:
     rois = label_rois(one([[0, 0, 10, 8], [0, 0, 10, 6]], [[0, 0, 10, 10]], [1]), True, 0.5, (0.1, 0.5))
     deltas = encode(rois.box, rois.truth)
-    found = jointly._target_statistics([rois])
+    found = jointly._target_statistics([rois], False)
+    assert jointly._target_statistics([rois], True)["target_mean"][0] == 0
     np.testing.assert_allclose(found["target_mean"], deltas.mean(0), atol=1e-6)
     np.testing.assert_allclose(found["target_std"], np.maximum(deltas.std(0), 0.01), atol=1e-6)
 
@@ -205,6 +207,20 @@ def test_images_without_objects_are_refused() -> None:
 def test_what_cannot_be_trained_is_refused() -> None:
     with pytest.raises(ValueError, match="member 'features' is a HOG, which cannot be trained"):
         training({"features": HOG()})
+    with pytest.raises(ValueError, match="member 'features' needs 'map', which no member before it gives"):
+        training({name: stage for name, stage in members().items() if name != "map"})
+    with pytest.raises(ValueError, match="no member has a loss"):
+        training({"map": members()["map"]})
+
+
+def test_another_training_goes_on_from_all_parts(records: RecordList) -> None:
+    first, second = training(steps=2), training(steps=1, lr=1e-12, weights=Ref("before"))
+    first.fit(records)
+    second.bind("weights", partial(first.state_for, "second"), "key")
+    second.fit(records)
+    for name, value in first.state().items():
+        if name != "history_":
+            np.testing.assert_allclose(value, second.state()[name], atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -212,7 +228,7 @@ def test_what_cannot_be_trained_is_refused() -> None:
     [
         ({"members": ()}, "members is empty"),
         ({"steps": 0}, "steps is 0"),
-        ({"images": 3, "rois": 2}, "rois is 2: less than one of each of 3 images"),
+        ({"images": 3, "rois": 5}, "rois is 5: of 3 images no object would ever be drawn"),
         ({"foreground": 0.0}, "foreground is 0.0"),
         ({"background_iou": (0.5, 0.1)}, "background_iou is"),
         ({"background_iou": (0.1, 0.7)}, "background_iou is"),
