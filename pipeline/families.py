@@ -86,7 +86,7 @@ def training_seconds(place: Path, keys: Mapping[str, str]) -> float | None:
         noted = json.loads((place / TRAINING).read_text())
     except FileNotFoundError:
         return None
-    return float(noted["seconds"]) if noted["keys"] == dict(keys) else None
+    return float(noted["seconds"]) if noted.get("keys") == dict(keys) else None
 
 
 def disk(run: Run) -> int | None:
