@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
 from ..options import Allow, RunOrRecipe, Sets, Swaps
-from ..words import params_of, pipeline_of
+from ..words import params_of, pipeline_of, say
 
 
 def recipes() -> None:
@@ -14,9 +19,20 @@ def recipes() -> None:
         print(f"{name:12} {(getattr(found, name).__doc__ or '').splitlines()[0]}")
 
 
-def show(recipe: RunOrRecipe, sets: Sets = [], swaps: Swaps = [], allow: Allow = []) -> None:
+def show(
+    recipe: RunOrRecipe,
+    sets: Sets = [],
+    swaps: Swaps = [],
+    losses: Annotated[Path | None, typer.Option(help="Of a RUN: a picture of the losses of its training.")] = None,
+    allow: Allow = [],
+) -> None:
     """Print the steps of a recipe or RUN, what each reads and gives, and its parameters."""
+    from .. import loss_plots
+
     pipeline = pipeline_of(recipe, sets, swaps, allow=allow)
+    if losses:
+        loss_plots.draw(loss_plots.curves(pipeline, recipe), losses)
+        say(f"the losses are drawn in {losses}")
     for step in pipeline:
         stage = pipeline.stage(step.name)
         print(f"{step.name}: {type(step.stage).__name__}{'' if step.keep else '  (not kept in the cache)'}")

@@ -30,7 +30,7 @@ class SoftmaxHead(Member):
 
     gives = ("scores", "deltas")
     speed: ClassVar[tuple[str, ...]] = ("device",)
-    teaches: ClassVar[bool] = True
+    losses: ClassVar[tuple[str, ...]] = ("class", "box")
     new: ClassVar[bool] = True
     at_use: ClassVar[tuple[str, ...]] = ("precision",)
 

@@ -90,8 +90,8 @@ class Jointly(Stage):
     memory: GB of decoded images, and as many of the maps of a backbone that learns nothing, that are kept; 2.0.
     device: "auto", "cpu", "cuda" or "cuda:N". random_state: seed of all that is drawn.
 
-    Learns from image, boxes and the truth. Learns net_ (the members' modules by name) and history_ (the loss of each
-    step). UserError if no image has an object to learn from.
+    Learns from image, boxes and the truth. Learns net_ (the members' modules by name) and history_ (steps x losses, as
+    `losses` names them). UserError if no image has an object to learn from.
     """
 
     learns = ("truth_boxes", "truth_labels", "truth_difficult", "truth_crowd")
@@ -140,7 +140,7 @@ class Jointly(Stage):
                 raise ValueError(f"member {name!r} needs {lacking[0]!r}, which no member before it gives")
             given |= set(stage.gives)
             members[name] = stage
-        if members and not any(stage.teaches for stage in members.values()):
+        if members and not any(stage.losses for stage in members.values()):
             raise ValueError("no member has a loss to learn by")
         self._stages = members
 
@@ -169,6 +169,11 @@ class Jointly(Stage):
         weights = weights_key(backbone, self.weights) if backbone else self.weights
         precision = precision_of("auto", self.device)
         return {**super().key_params(), "trained": trained, "weights": weights, "precision": precision}
+
+    @property
+    def losses(self) -> tuple[str, ...]:
+        """The names of the losses, MEMBER.LOSS, in the order of the columns of history_."""
+        return tuple(f"{name}.{loss}" for name, stage in self._joined().items() for loss in stage.losses)
 
     def work(self, images: int) -> float:
         return self.steps * self.images
@@ -254,11 +259,12 @@ class Jointly(Stage):
                 with low_precision(self.device):
                     losses = self._losses(net, (i, side), fields, kept, one)
                 share = len(fields["roi_labels"]) / total  # losses are means over an image's RoIs
-                yield torch.stack(list(losses.values())).sum() * share
+                yield torch.stack([losses[name] for name in self.losses]) * share
 
         self.history_ = sgd(net, loss, checkpoint, steps=self.steps, lr=self.lr, drop_every=self.drop_every,
                             momentum=self.momentum, decay=self.decay, bias_rate=2.0, bias_decay=False,
-                            warm_up=self.warm_up, clip=self.clip, random_state=self.random_state)  # fmt: skip
+                            warm_up=self.warm_up, clip=self.clip, losses=len(self.losses),
+                            random_state=self.random_state)  # fmt: skip
         self.net_ = net.eval().cpu()
 
     def _modules(self, images: Callable[[int], Any], rois: Sequence[RoIs], classes: int, device: Any) -> Any:

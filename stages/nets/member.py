@@ -15,11 +15,11 @@ class Member(Stage):
     it is a member of. In training Jointly builds its module and asks for its `loss`, image by image.
 
     at_use: the parameters that count at use alone: others of them need no new training.
-    teaches: whether its `loss` gives losses. new: whether it is nothing before it was trained.
+    losses: the names of those that its `loss` gives. new: whether it is nothing before it was trained.
     """
 
     arrays: ClassVar[str] = "torch"
-    teaches: ClassVar[bool] = False
+    losses: ClassVar[tuple[str, ...]] = ()
     new: ClassVar[bool] = False
     at_use: ClassVar[tuple[str, ...]] = ()  # parameters that training does not read
 

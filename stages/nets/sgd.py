@@ -21,7 +21,7 @@ Loss = Callable[[int, torch.Generator], Iterable[Tensor]]
 def sgd(net: nn.Module, loss: Loss, checkpoint: Checkpoint, *, steps: int, lr: float, drop_every: int,
         drop: float = 0.1, momentum: float = 0.9, decay: float = 5e-4, rates: Mapping[str, float] | None = None,
         bias_rate: float = 1.0, bias_decay: bool = True, warm_up: int = 0, clip: float | None = None,
-        random_state: int = 0) -> np.ndarray:  # fmt: skip
+        losses: int | None = None, random_state: int = 0) -> np.ndarray:  # fmt: skip
     """Train the parameters of `net` that require a gradient, in place; returns the loss of every step.
 
     loss: gives the parts of a step's loss, and takes all that is random in it from the generator.
@@ -32,6 +32,7 @@ def sgd(net: nn.Module, loss: Loss, checkpoint: Checkpoint, *, steps: int, lr: f
     bias_rate, bias_decay: what the rate of biases is multiplied by too, and whether they decay.
     warm_up: steps over which the rate rises, linearly, from a third of itself.
     clip: the largest norm that the gradient of all parameters may have; None for any.
+    losses: how many a step has: each part is a vector of them, and the history steps x losses. None: parts are numbers.
 
     The generator follows from `random_state` and the number of the step alone, so a run resumed from its
     checkpoint takes the same steps as one never killed (on a GPU but for the order in which it adds up). UserError if
@@ -39,19 +40,20 @@ def sgd(net: nn.Module, loss: Loss, checkpoint: Checkpoint, *, steps: int, lr: f
     """
     groups = _groups(net, rates or {}, bias_rate, decay, decay if bias_decay else 0.0)
     optimiser = torch.optim.SGD(groups, lr=lr, momentum=momentum)
-    history = np.full(steps, np.nan, np.float32)
+    history = np.full(steps if losses is None else (steps, losses), np.nan, np.float32)
     done = _resume(net, optimiser, history, checkpoint.load())
     for step in range(done, steps):
         for group in optimiser.param_groups:
             group["lr"] = lr * group["factor"] * drop ** (step // drop_every) * _warmth(step, warm_up)
         optimiser.zero_grad(set_to_none=True)
         history[step] = _backward(loss(step, _generator(random_state, step)))
-        if not np.isfinite(history[step]):
-            raise UserError(f"the loss is {history[step]} at step {step}; lower lr, which is {lr}")
+        if not np.isfinite(history[step]).all():
+            raise UserError(f"the loss is {history[step].sum()} at step {step}; lower lr, which is {lr}")
         if clip is not None:
             nn.utils.clip_grad_norm_(_trained(optimiser), clip)
         optimiser.step()
-        checkpoint.progress(step + 1, steps, f"loss {history[max(0, step - 49) : step + 1].mean():.3f}")
+        lately = history[max(0, step - 49) : step + 1].mean(0).sum()
+        checkpoint.progress(step + 1, steps, f"loss {lately:.3f}")
         checkpoint.save(partial(_position, net, optimiser, history, step + 1))
     optimiser.zero_grad(set_to_none=True)  # else they stay with the net, as large as it
     return history
@@ -101,17 +103,17 @@ def _groups(net: nn.Module, rates: Mapping[str, float], bias_rate: float, decay:
     return [{"params": found[own], "factor": own[0], "weight_decay": own[1]} for own in found]
 
 
-def _backward(parts: Iterable[Tensor]) -> float:
-    total = 0.0
+def _backward(parts: Iterable[Tensor]) -> np.ndarray:
+    total = np.zeros((), np.float64)
     try:
         for part in parts:
-            part.backward()
-            total += part.item()
+            part.sum().backward()
+            total = total + part.detach().double().cpu().numpy()
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error):
             raise
         said = str(error).splitlines()[0] if str(error) else "no memory"
-        raise UserError(f"training does not fit into memory; lower at_once, or batch ({said})") from error
+        raise UserError(f"training does not fit into memory; take less at once ({said})") from error
     return total
 
 

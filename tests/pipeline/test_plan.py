@@ -19,7 +19,7 @@ from rcnn.pipeline.plan import Plan, Row, plan, waiting
 from rcnn.pipeline.plan_cost import Sizes, runnable
 from rcnn.pipeline.plan_table import as_json, duration, plan_table, rate
 from rcnn.pipeline.rates import Cost
-from rcnn.pipeline.recipes import rcnn
+from rcnn.pipeline.recipes import fast, rcnn
 from rcnn.pipeline.run import Run
 from rcnn.stages.datasets.shapes import Shapes
 from rcnn.stages.nets.backbones import lengths_of
@@ -364,3 +364,10 @@ def test_a_fit_of_other_parameters_counts_by_its_work(tmp_path: Path) -> None:
     assert 0 < row.seconds < 35_000 * took  # without what a fit costs at its beginning
     assert "fit classifier" in tried.untimed
     assert "at least" in str(plan_table(tried, "rcnn").rows[-1])
+
+
+def test_what_is_trained_together_is_planned(tmp_path: Path) -> None:
+    pipeline = fast("shapenet", None, proposals=30, scales=(120,), fc=(16,))
+    made = plan(run_of(pipeline.set_params(training__steps=5), tmp_path), Shapes(3), Shapes(2, 1), sample=1)
+    assert to_run(made, "fit") == {"training": 3}
+    assert {row.step for row in made.rows if row.waits and row.use == "test"} >= {"map", "classifier"}

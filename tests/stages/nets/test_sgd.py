@@ -141,7 +141,7 @@ def test_what_does_not_fit_into_memory_is_told() -> None:
     def loss(step: int, generator: torch.Generator) -> Iterator[torch.Tensor]:
         yield net(torch.empty(1 << 50, 4)).sum()
 
-    with pytest.raises(UserError, match="does not fit into memory; lower at_once, or batch"):
+    with pytest.raises(UserError, match="does not fit into memory; take less at once"):
         sgd(net, loss, NoCheckpoint(), **OPTIONS)
 
 
