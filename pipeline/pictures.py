@@ -16,7 +16,7 @@ from .wrap import host
 
 MANY = 200  # boxes in one picture, at most
 FIRST_REGIONS = 16
-CUTS = (64, 32, 16, 8, 4, 2)  # regions that a tree is shown with
+CUTS = (512, 256, 128, 64, 32, 16)  # regions that a tree is shown with: the last few are odd specks beside one
 NO_PICTURE = ("objectness",)
 BEST = 5  # detections drawn where no score is asked for
 INCH = 6.0
