@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from rcnn.stages.nets.bins import bin_max, roi_bins
+from rcnn.stages.nets.memory import reuse_freed_memory
 from torchvision.ops import roi_pool
 
 MAP = (38, 63)
@@ -33,6 +34,7 @@ def main() -> None:
     for name, value in (("boxes", 2000), ("channels", 512), ("grid", 7), ("rounds", 7)):
         parser.add_argument(f"--{name}", type=int, default=value)
     args = parser.parse_args()
+    reuse_freed_memory()  # as the stages do
     rng = np.random.default_rng(0)
     features = torch.from_numpy(rng.random((args.channels, *MAP), np.float32))
     corners = rng.uniform(0, (MAP[1], MAP[0]), (args.boxes, 2, 2))

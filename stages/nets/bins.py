@@ -65,7 +65,7 @@ def bin_max(features: Any, bins: Any) -> Any:
 
     if features.device.type == "cpu":
         cells = features.permute(1, 2, 0).float().contiguous().numpy()  # h w C
-        out = np.zeros((len(bins), bins.shape[1], cells.shape[2]), np.float32)
+        out = np.empty((len(bins), bins.shape[1], cells.shape[2]), np.float32)
         _kernel()(cells, np.ascontiguousarray(bins, np.int64), out)
         return torch.from_numpy(out).to(features.dtype)
     return table_max(features, torch.as_tensor(bins, device=features.device))
@@ -119,6 +119,8 @@ def _kernel() -> Any:
         for r in range(bins.shape[0]):
             for b in range(bins.shape[1]):
                 y0, y1, x0, x1 = bins[r, b]
+                if y0 >= y1 or x0 >= x1:
+                    out[r, b] = 0
                 first = True
                 for y in range(np.uint64(y0), np.uint64(y1)):
                     for x in range(np.uint64(x0), np.uint64(x1)):
