@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from ...errors import UserError
+from ..nets.bins import ready
+from ..nets.member import Member
 from ..record import Record
 
 STORAGE = ("map", "float16", "float32")  # map: the type of the map
@@ -21,6 +23,33 @@ def nearest_scale(boxes: Any, image_scales: Any) -> Any:
     """
     areas = np.prod(boxes[:, 2:] - boxes[:, :2], 1)[:, None] * np.asarray(image_scales) ** 2  # R S
     return np.abs(areas - AREA).argmin(1)
+
+
+class Pooler(Member):
+    """What the poolers share: a box is read from one of the maps, and its pooled values are features.pool5.
+
+    Subclasses have the parameters maps and storage, and `_pool`.
+    """
+
+    gives = ("features.pool5",)
+    at_use: ClassVar[tuple[str, ...]] = ("maps", "storage")
+    maps: Sequence[str]
+    storage: str
+
+    @property
+    def needs(self) -> tuple[str, ...]:  # type: ignore[override]
+        more = ("image_scales",) if len(self.maps) > 1 else ()
+        return ("boxes", "map_scales", *more, *self.maps)
+
+    def prepare(self) -> None:
+        ready()
+
+    def __call__(self, records: Sequence[Record]) -> list[dict[str, Any]]:
+        return [{"features.pool5": over_maps(record, self.maps, self._pool, self.storage)} for record in records]
+
+    def _pool(self, features: Any, boxes: Any, scale: Any) -> Any:
+        """n C B of a map (C h w), boxes (n 4, pixels) and the cells a pixel (2)."""
+        raise NotImplementedError
 
 
 def check_maps(maps: Sequence[str]) -> None:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
-from ..nets.bins import bin_max, ready, roi_bins
-from ..nets.member import Member
-from ..record import Record
-from .pooling import check_pooler, over_maps
+from ..nets.bins import bin_max, roi_bins
+from .pooling import Pooler, check_pooler
 
 
 def cells(boxes: Any, scale: Any) -> Any:
@@ -18,7 +16,7 @@ def cells(boxes: Any, scale: Any) -> Any:
     return (boxes - np.array([0, 0, 1, 1], np.float32)) * np.tile(np.asarray(scale, np.float32), 2)
 
 
-class RoIPool(Member):
+class RoIPool(Pooler):
     """Features of each box by RoI pooling.
 
     The rounding is that of the authors' Caffe layer and of torchvision.ops.roi_pool: both ends are rounded, the last
@@ -39,24 +37,10 @@ class RoIPool(Member):
         self.maps = maps
         self.storage = storage
 
-    gives = ("features.pool5",)
-    at_use: ClassVar[tuple[str, ...]] = ("maps", "storage")
-
-    @property
-    def needs(self) -> tuple[str, ...]:  # type: ignore[override]
-        more = ("image_scales",) if len(self.maps) > 1 else ()
-        return ("boxes", "map_scales", *more, *self.maps)
-
     def validate(self) -> None:
         if self.grid < 1:
             raise ValueError(f"grid is {self.grid}; it is at least 1")
         check_pooler(self.maps, self.storage)
-
-    def prepare(self) -> None:
-        ready()
-
-    def __call__(self, records: Sequence[Record]) -> list[dict[str, Any]]:
-        return [{"features.pool5": over_maps(record, self.maps, self._pool, self.storage)} for record in records]
 
     def loss(self, net: Any, fields: Mapping[str, Any], generator: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         import torch

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
-from ..nets.bins import bin_max, pyramid_bins, ready, table_max
-from ..nets.member import Member
-from ..record import Record
-from .pooling import check_pooler, over_maps
+from ..nets.bins import bin_max, pyramid_bins, table_max
+from .pooling import Pooler, check_pooler
 
 
-class SpatialPyramidPool(Member):
+class SpatialPyramidPool(Pooler):
     """Features of each box: the largest values in the bins of a pyramid of grids over its window on the map.
 
     levels: bins a side of each grid; 6, 3, 2, 1 (section 4.1: 50 bins).
@@ -34,24 +32,10 @@ class SpatialPyramidPool(Member):
         self.maps = maps
         self.storage = storage
 
-    gives = ("features.pool5",)
-    at_use: ClassVar[tuple[str, ...]] = ("maps", "storage")
-
-    @property
-    def needs(self) -> tuple[str, ...]:  # type: ignore[override]
-        more = ("image_scales",) if len(self.maps) > 1 else ()
-        return ("boxes", "map_scales", *more, *self.maps)
-
     def validate(self) -> None:
         if not self.levels or min(self.levels) < 1:
             raise ValueError(f"levels is {list(self.levels)}; it holds the bins a side of one grid or more")
         check_pooler(self.maps, self.storage)
-
-    def prepare(self) -> None:
-        ready()
-
-    def __call__(self, records: Sequence[Record]) -> list[dict[str, Any]]:
-        return [{"features.pool5": over_maps(record, self.maps, self._pool, self.storage)} for record in records]
 
     def loss(self, net: Any, fields: Mapping[str, Any], generator: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         import torch
