@@ -20,10 +20,8 @@ from . import saved
 from .compare import Measured, measured
 from .run import Run
 from .tables import LINE, Table, number, size
-from .times import environment, times
+from .times import PROPOSALS, environment, times
 
-TIMED = 20  # images, by default
-PROPOSALS = "proposals"  # the step that the paper's table leaves out
 TRAINING = "training.json"  # in a RUN folder: what its training took
 # Girshick 2015, table 4, column L (VGG16), on an Nvidia K40; seconds an image are without proposals; VOC07 mAP
 PUBLISHED: tuple[dict[str, Any], ...] = (
@@ -59,12 +57,7 @@ def train(run: Run, data: Records, place: Path) -> None:
     saved.save(run.pipeline, place)
     seconds = fresh_seconds(run)
     if seconds is not None:
-        noted = {
-            "seconds": seconds,
-            "images": len(data),
-            "keys": run.pipeline.keys,
-            **environment(run.device or "auto"),
-        }
+        noted = {"seconds": seconds, "images": len(data), "keys": run.pipeline.keys}
         files.write_json(place / TRAINING, {**noted, **environment(run.device or "auto")})
 
 
@@ -106,17 +99,8 @@ def peak_memory(place: Path, image: Any, device: str) -> int:
     with tempfile.TemporaryDirectory() as folder:
         Image.fromarray(image).save(f"{folder}/image.png")
         words = ["detect", str(place), f"{folder}/image.png", "--out", f"{folder}/out", "--cache", f"{folder}/cache"]
-        command = [
-            sys.executable,
-            "-c",
-            _DETECT,
-            __package__.partition(".")[0],
-            *words,
-            "--device",
-            device,
-            "--jobs",
-            "1",
-        ]
+        words += ["--device", device, "--jobs", "1"]
+        command = [sys.executable, "-c", _DETECT, __package__.partition(".")[0], *words]
         done = subprocess.run(command, check=False, capture_output=True, text=True)
     if done.returncode:
         raise UserError(f"detecting with {place} failed: {done.stderr.strip()}")

@@ -19,6 +19,8 @@ from .pipeline import Pipeline
 from .run import Run
 from .wrap import host, synchronise
 
+PROPOSALS = "proposals"  # the step that the papers' tables leave out
+
 
 def times(pipelines: Mapping[str, Pipeline], records: Sequence[Record], device: str = "auto") -> dict[str, Any]:
     """For each pipeline, by name: seconds an image, medians over images.
@@ -54,7 +56,7 @@ class Taken(NamedTuple):
     @property
     def regions(self) -> float:
         """Without the step that proposes."""
-        return self.total - self.steps.get("proposals", 0.0)
+        return self.total - self.steps.get(PROPOSALS, 0.0)
 
 
 def environment(device: str) -> dict[str, Any]:
@@ -78,9 +80,9 @@ def _profiled(run: Run, record: Record) -> tuple[dict[str, float], float]:
 def _whole(run: Run, record: Record) -> float:
     """Seconds of an image through the stages, one handing to the next."""
     pipeline, fresh = run.pipeline, _fresh(record)
-    stages = [(name, pipeline.stage(name)) for name in pipeline.needed(pipeline.outputs)]
+    stages = [pipeline.stage(name) for name in pipeline.needed(pipeline.outputs)]
     start = time.perf_counter()
-    for _name, stage in stages:
+    for stage in stages:
         view = fresh.only(stage.needs)
         (fields,) = stage([_numpy(view) if stage.arrays == "numpy" else view])
         fresh = fresh.add(fields)

@@ -17,7 +17,7 @@ class NewFCLayers(Member):
     """Fully connected layers with ReLU, learned from scratch.
 
     weights: Ref of the Jointly that trains them.
-    widths: of the layers; 1024 and 1024 (as in the FPN paper, section 5.2, for nets without fc layers).
+    widths: of the layers; 1024 and 1024 (as in the FPN paper, section 4.2, for nets without fc layers).
     norm: mean L2 norm that the features are scaled to before the first layer; 20, as for the SVMs.
     dropout: in training; 0.
     svd: ranks to which the layers are cut at use, by truncated SVD; none, or one for each.

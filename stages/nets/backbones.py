@@ -204,7 +204,8 @@ def load(name: str, weights: Any = None, random_state: int = 0, layers: Sequence
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(random_state)
             net = _build(name, layers, pool)[0]
-        net.trunk = net.trunk if trunk else nn.Identity()
+        if not trunk:
+            net.trunk = nn.Identity()
         return net
     state, origin = _read(name, weights)
     with torch.random.fork_rng(devices=[]), torch.device("meta" if _meta_builds(name) else "cpu"):

@@ -12,8 +12,8 @@ import numpy as np
 def roi_bins(boxes: Any, grid: int, size: Sequence[int]) -> Any:
     """The cells of each bin (R grid*grid 4 int64: y0 y1 x0 x1, half-open) of RoI pooling over a map of h x w cells.
 
-    boxes: R 4, in cells, the last cell included, as Caffe's and torchvision's. Both ends are rounded, halves up; a bin
-    that spans a fraction of cells takes all that it touches (Fast R-CNN, section 2.1); off the map a bin is empty.
+    boxes: R 4, in cells, the last cell included, as Caffe's and torchvision's. Both ends are rounded, halves away from
+    0; a bin that spans a fraction of cells takes all that it touches (Fast R-CNN, section 2.1), none off the map.
     """
     boxes = np.asarray(boxes, np.float32).reshape(-1, 4).astype(np.float64)
     ends = np.trunc(boxes + np.copysign(0.5, boxes)).astype(np.int64)  # C's round()
@@ -113,7 +113,7 @@ def ready() -> None:
 
 @cache
 def _kernel() -> Any:
-    import numba
+    from ..kernels import kernel
 
     def largest(cells, bins, out):  # type: ignore[no-untyped-def]
         for r in range(bins.shape[0]):
@@ -133,7 +133,4 @@ def _kernel() -> Any:
                             for c in range(len(best)):
                                 best[c] = max(best[c], cell[c])
 
-    try:
-        return numba.njit(largest, nogil=True, error_model="numpy", cache=True)
-    except RuntimeError:  # there is no folder to keep it in: every process compiles for itself
-        return numba.njit(largest, nogil=True, error_model="numpy")
+    return kernel(largest)

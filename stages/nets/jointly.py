@@ -38,8 +38,7 @@ def label_rois(record: Any, difficult: bool, foreground: float, background: Sequ
 
     foreground: IoU with an object from which on a box is one. background: least and largest IoU of those that are none
     (Fast R-CNN, section 2.3: the least one stands for mining hard examples); if no box lies there, all under the
-    largest.
-    A box that lies so much in a crowd, or on an object that does not count, is neither.
+    largest. A box that lies so much in a crowd, or on an object that does not count, is neither.
     """
     boxes = training_boxes(record)
     usable = usable_truths(record, difficult)  # T
@@ -326,7 +325,6 @@ class Kept:
     def __init__(self, memory: float):
         self.left = memory * 1e9
         self.fields: dict[Any, dict[str, Any]] = {}
-        self.made = 0
 
     def get(self, key: Any, loss: Callable[[], tuple[dict[str, Any], dict[str, Any]]]) -> dict[str, Any]:
         """The fields that a member's loss gives: those kept, or made without gradients and kept if there is room."""
@@ -336,7 +334,6 @@ class Kept:
             return self.fields[key]
         with torch.no_grad():
             made = loss()[1]
-        self.made += 1
         size = sum(value.nbytes for value in made.values())
         if size <= self.left:
             self.left -= size

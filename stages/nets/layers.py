@@ -78,7 +78,7 @@ class FCStack(nn.Module):
 
 
 class TwoHeads(nn.Module):
-    """Scores of K + 1 classes, background first, and deltas of K classes (Fast R-CNN, section 2.2).
+    """Scores of K + 1 classes, background first, and deltas of K classes (Fast R-CNN, section 2).
 
     mean, std: of the deltas learned from, which the second head gives normalised.
     """
@@ -90,7 +90,7 @@ class TwoHeads(nn.Module):
     def __init__(self, length: int, classes: int):
         super().__init__()
         self.scores, self.deltas = nn.Linear(length, classes + 1), nn.Linear(length, 4 * classes)
-        for layer, std in ((self.scores, 0.01), (self.deltas, 0.001)):  # section 4: zero-mean Gaussians
+        for layer, std in ((self.scores, 0.01), (self.deltas, 0.001)):  # section 2.3: zero-mean Gaussians
             nn.init.normal_(layer.weight, std=std)
             nn.init.zeros_(layer.bias)
         self.register_buffer("scale", torch.ones(()))

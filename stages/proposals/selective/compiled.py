@@ -1,37 +1,19 @@
-"""How the kernels of selective search are compiled: once, kept on disk, without the interpreter's lock."""
+"""What is told of the compiling of selective search."""
 
 from __future__ import annotations
 
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import numba
 from numba.core import event
 
+from ... import kernels
+
 LOCK = threading.Lock()
-kept = True  # whether there is a folder that compiled code can be kept in
-
-
-def kernel(function: Callable[..., Any]) -> Any:
-    """A function compiled at its first call.
-
-    nogil: images and colour spaces run in threads beside each other. cache: numba keeps the machine code in
-    __pycache__, or in the user's cache folder where that cannot be written, until the function's own file changes (a
-    change in this file, or of a constant from another, does not count: touch the kernels' files). No fastmath: sums of
-    integers are vectorised without it, and nothing then depends on the order of additions. In the kernels indices are
-    unsigned where it counts: numba lets a negative one count from the end, which costs a test at each access.
-    """
-    global kept  # noqa: PLW0603
-    how: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
-    try:
-        return numba.njit(function, cache=True, **how)
-    except RuntimeError:  # neither folder can be written: every process compiles for itself
-        kept = False
-        return numba.njit(function, **how)
 
 
 class _Compilations(event.Listener):
@@ -57,5 +39,5 @@ def told() -> Iterator[None]:
         yield
     if compilations.begun:
         took = time.perf_counter() - compilations.begun
-        after = "and kept for the next time" if kept else "for this process: no cache folder can be written"
+        after = "and kept for the next time" if kernels.kept else "for this process: no cache folder can be written"
         warnings.warn(f"compiled in {took:.0f} s, {after}", stacklevel=1)

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .compiled import kernel
+from ...kernels import kernel
 
 COLOUR_BINS = 25  # a channel: the paper
 TEXTURE_BINS = 10  # a channel and orientation: the paper

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .compiled import kernel
+from ...kernels import kernel
 from .describe import COLOUR_BINS, TEXTURES, Regions
 
 SHARES = (1 << 16) - 1  # the sum of a histogram at most: uint16 holds one of a single bin

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .compiled import kernel
+from ...kernels import kernel
 
 LEVELS = 2  # of weight, a grey level
 FLOOR = 4.0  # grey levels

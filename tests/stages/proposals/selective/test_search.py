@@ -14,7 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from rcnn.stages.proposals.selective import compiled, search
+from rcnn.stages import kernels
+from rcnn.stages.proposals.selective import search
 from rcnn.stages.proposals.selective.colours import COLOURS, in_colour
 from rcnn.stages.proposals.selective.search import hierarchies
 
@@ -216,10 +217,10 @@ def test_without_a_place_to_keep_it_every_process_compiles(monkeypatch: pytest.M
             raise RuntimeError("cannot cache function: no locator available")
         return function, options
 
-    monkeypatch.setattr(compiled.numba, "njit", njit)
-    monkeypatch.setattr(compiled, "kept", True)
-    assert compiled.kernel(picture) == (picture, {"nogil": True, "error_model": "numpy"})
-    assert not compiled.kept
+    monkeypatch.setattr(kernels.numba, "njit", njit)
+    monkeypatch.setattr(kernels, "kept", True)
+    assert kernels.kernel(picture) == (picture, {"nogil": True, "error_model": "numpy"})
+    assert not kernels.kept
 
 
 def test_ready_is_done_once(monkeypatch: pytest.MonkeyPatch) -> None:
