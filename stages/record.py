@@ -44,6 +44,7 @@ FIELDS: dict[str, Field] = {
     "map": Field("float", "C h w", "", "convolutional map of the whole image"),
     "map.*": Field("float", "C h w", "", "one level of a feature pyramid"),
     "map_scales": Field("float32", "S 2", "cells a pixel", "columns and rows of each map to a pixel of the image"),
+    "map_offset": Field("float32", "2", "cells", "from the corner of the image to the centre of a map's first cell"),
     "image_scales": Field("float32", "S", "", "pixels that a net saw to a pixel of the image, for each map"),
     "features.*": Field("float", "R F", "", "features of the proposals, one field per layer"),
     "scores": Field("float32", "R K", "", "score of each proposal for classes 1..K"),

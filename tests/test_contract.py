@@ -58,6 +58,7 @@ def make_record(id: str, seed: int, regions: int, length: int) -> Record:
             "features.pool5": rng.random((regions, length)).astype(np.float16),
             "map": rng.random((5, 12, 15)).astype(np.float32),
             "map_scales": np.full((1, 2), 1 / 8, np.float32),
+            "map_offset": np.full(2, 0.5, np.float32),
             "image_scales": np.ones(1, np.float32),
             "scores": rng.normal(size=(regions, K)).astype(np.float32),
             "deltas": rng.normal(size=(regions, K, 4), scale=0.1).astype(np.float32),

@@ -33,8 +33,9 @@ class ConvMap(Member):
     device: "auto", "cpu", "cuda" or "cuda:N".
 
     Reads image; writes `map` (C h w), or `map.SCALE` for each of several scales, on the device, map_scales (S 2):
-    columns and rows of each map to a pixel of the image, and image_scales (S): how much the image was enlarged. In
-    training one of the scales is drawn for each image.
+    columns and rows of each map to a pixel of the image, map_offset (2): columns and rows from the image's corner to
+    the centre of a map's first cell, and image_scales (S): how much the image was enlarged. In training one of the
+    scales is drawn for each image.
     """
 
     needs = ("image",)
@@ -56,7 +57,7 @@ class ConvMap(Member):
 
     @property
     def gives(self) -> tuple[str, ...]:  # type: ignore[override]
-        return (*self.maps(), "map_scales", "image_scales")
+        return (*self.maps(), "map_scales", "map_offset", "image_scales")
 
     def maps(self) -> tuple[str, ...]:
         """The fields of the maps, in the order of `scales`."""
@@ -100,7 +101,7 @@ class ConvMap(Member):
         at = int(torch.randint(len(self.scales), (1,), generator=generator)) if len(self.scales) > 1 else 0
         device, dtype = next(net.parameters()).device, torch.float32
         maps, scale = self._map(net, fields["image"], self.scales[at], device, dtype)
-        return {}, {"map": maps, "map_scales": np.array([scale], np.float32)}
+        return {}, {"map": maps, "map_scales": np.array([scale], np.float32), "map_offset": _offset(net)}
 
     def __call__(self, records: Sequence[Record]) -> list[dict[str, Any]]:
         return [self._maps(record["image"]) for record in records]
@@ -114,7 +115,8 @@ class ConvMap(Member):
             made = [self._map(net, image, scale, param.device, param.dtype) for scale in self.scales]
         found = {name: one for name, (one, _) in zip(self.maps(), made)}
         cells = np.array([scale for _, scale in made], np.float32)  # S 2
-        return {**found, "map_scales": cells, "image_scales": np.sqrt(cells.prod(1)) * np.float32(net.stride)}
+        enlarged = np.sqrt(cells.prod(1)) * np.float32(net.stride)
+        return {**found, "map_scales": cells, "map_offset": _offset(net), "image_scales": enlarged}
 
     def _map(self, net: Any, image: Any, shorter: int, device: Any, dtype: Any) -> tuple[Any, tuple[float, float]]:
         import torch
@@ -129,3 +131,8 @@ class ConvMap(Member):
         from ..nets.backbones import convolutional, load
 
         return convolutional(load(self.backbone, weights, self.random_state, ("pool5",)))
+
+
+def _offset(net: Any) -> Any:
+    """Of the first cell's centre, in cells; the middle of the first pixel lies at 0.5."""
+    return (np.array(net.first_centre, np.float32) + np.float32(0.5)) / np.float32(net.stride)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -28,10 +28,11 @@ def nearest_scale(boxes: Any, image_scales: Any) -> Any:
 class Pooler(Member):
     """What the poolers share: a box is read from one of the maps, and its pooled values are features.pool5.
 
-    Subclasses have the parameters maps and storage, and `_pool`.
+    Subclasses have the parameters maps and storage, and `_pool`. places: the fields that say where a map's cells lie.
     """
 
     gives = ("features.pool5",)
+    places: ClassVar[tuple[str, ...]] = ("map_scales",)
     at_use: ClassVar[tuple[str, ...]] = ("maps", "storage")
     maps: Sequence[str]
     storage: str
@@ -39,16 +40,41 @@ class Pooler(Member):
     @property
     def needs(self) -> tuple[str, ...]:  # type: ignore[override]
         more = ("image_scales",) if len(self.maps) > 1 else ()
-        return ("boxes", "map_scales", *more, *self.maps)
+        return ("boxes", *self.places, *more, *self.maps)
 
     def prepare(self) -> None:
         ready()
 
     def __call__(self, records: Sequence[Record]) -> list[dict[str, Any]]:
-        return [{"features.pool5": over_maps(record, self.maps, self._pool, self.storage)} for record in records]
+        return [{"features.pool5": self._pooled(record)} for record in records]
 
-    def _pool(self, features: Any, boxes: Any, scale: Any) -> Any:
-        """n C B of a map (C h w), boxes (n 4, pixels) and the cells a pixel (2)."""
+    def _pooled(self, record: Record) -> Any:
+        """R F: each box from its own map. UserError if one overflows the storage, or maps are left out."""
+        import torch
+
+        boxes, scales = on_host(record["boxes"]), np.asarray(record["map_scales"])
+        if len(self.maps) != len(scales):
+            raise UserError(f"image {record.id!r}: there are {len(scales)} maps, and {len(self.maps)} are to be read")
+        own = nearest_scale(boxes, record["image_scales"]) if len(self.maps) > 1 else np.zeros(len(boxes), np.int64)
+        found: Any = None
+        for i, name in enumerate(self.maps):
+            mine = np.flatnonzero(own == i)
+            cells = self._cells(boxes[mine], scales[i], record)
+            pooled = self._pool(torch.as_tensor(record[name]), cells).flatten(1)  # n F
+            if found is None:
+                dtype = pooled.dtype if self.storage == "map" else getattr(torch, self.storage)
+                found = torch.zeros(len(boxes), pooled.shape[1], dtype=dtype, device=pooled.device)
+            found[torch.as_tensor(mine, device=found.device)] = pooled.to(found.dtype)
+        if not torch.isfinite(found).all():
+            raise UserError(f"image {record.id!r}: the pooled features are not finite in {self.storage}")
+        return found
+
+    def _cells(self, boxes: Any, scale: Any, fields: Mapping[str, Any]) -> Any:
+        """Boxes (n 4, pixels) in cells of a map with so many cells a pixel (2); fields: those of `places`."""
+        raise NotImplementedError
+
+    def _pool(self, features: Any, boxes: Any) -> Any:
+        """n C B of a map (C h w) and boxes (n 4, cells)."""
         raise NotImplementedError
 
 
@@ -63,30 +89,6 @@ def check_maps(maps: Sequence[str]) -> None:
 def on_host(boxes: Any) -> Any:
     """Boxes as a numpy array."""
     return boxes.cpu().numpy() if hasattr(boxes, "cpu") else np.asarray(boxes)
-
-
-def over_maps(record: Record, maps: Sequence[str], pool: Any, storage: str) -> Any:
-    """Pooled features, R F: each box from its own map. UserError if one overflows the storage, or maps are left out.
-
-    pool: a map (C h w), boxes (n 4, pixels) and the cells a pixel (2) -> n C B. storage: of STORAGE.
-    """
-    import torch
-
-    boxes, scales = on_host(record["boxes"]), np.asarray(record["map_scales"])
-    if len(maps) != len(scales):
-        raise UserError(f"image {record.id!r}: there are {len(scales)} maps, and {len(maps)} are to be read")
-    own = nearest_scale(boxes, record["image_scales"]) if len(maps) > 1 else np.zeros(len(boxes), np.int64)
-    found: Any = None
-    for i, name in enumerate(maps):
-        mine = np.flatnonzero(own == i)
-        pooled = pool(torch.as_tensor(record[name]), boxes[mine], scales[i]).flatten(1)  # n F
-        if found is None:
-            dtype = pooled.dtype if storage == "map" else getattr(torch, storage)
-            found = torch.zeros(len(boxes), pooled.shape[1], dtype=dtype, device=pooled.device)
-        found[torch.as_tensor(mine, device=found.device)] = pooled.to(found.dtype)
-    if not torch.isfinite(found).all():
-        raise UserError(f"image {record.id!r}: the pooled features are not finite in {storage}")
-    return found
 
 
 def check_pooler(maps: Sequence[str], storage: str) -> None:

@@ -11,17 +11,12 @@ from ..nets.bins import bin_max, roi_bins
 from .pooling import Pooler, check_pooler
 
 
-def cells(boxes: Any, scale: Any) -> Any:
-    """Boxes (n 4, pixels, half-open) as RoI pooling takes them: in cells, the last pixel included, as Caffe's."""
-    return (boxes - np.array([0, 0, 1, 1], np.float32)) * np.tile(np.asarray(scale, np.float32), 2)
-
-
 class RoIPool(Pooler):
     """Features of each box by RoI pooling.
 
     The rounding is that of the authors' Caffe layer and of torchvision.ops.roi_pool: both ends are rounded, the last
     cell is part of the box, a bin takes every cell that it touches. (Rounding to half-open ends, as some tutorials do,
-    loses the last row and column.)
+    loses the last row and column.) As there, cell i stands for the pixels from stride * i on, wherever it is centred.
 
     grid: bins a side; 7 for VGG16, 6 for AlexNet (section 2.2).
     maps: the fields to read, all that ConvMap gives; of several each box takes the one on which its area is nearest to
@@ -47,15 +42,21 @@ class RoIPool(Pooler):
         from torchvision.ops import roi_pool
 
         features = fields["map"].float()
-        places = torch.from_numpy(cells(fields["sampled_boxes"], fields["map_scales"][0])).to(features.device)
-        return {}, {"features.pool5": roi_pool(features[None], [places], self.grid, 1.0).flatten(1)}
+        places = self._cells(fields["sampled_boxes"], fields["map_scales"][0], fields)
+        return {}, {
+            "features.pool5": roi_pool(
+                features[None], [torch.from_numpy(places).to(features.device)], self.grid, 1.0
+            ).flatten(1)
+        }
 
-    def _pool(self, features: Any, boxes: Any, scale: Any) -> Any:
+    def _cells(self, boxes: Any, scale: Any, fields: Mapping[str, Any]) -> Any:
+        return (boxes - np.array([0, 0, 1, 1], np.float32)) * np.tile(np.asarray(scale, np.float32), 2)
+
+    def _pool(self, features: Any, boxes: Any) -> Any:
         import torch
         from torchvision.ops import roi_pool
 
-        places = cells(boxes, scale)
         if features.device.type != "cpu":
-            at = torch.from_numpy(places).to(features.device)
+            at = torch.from_numpy(boxes).to(features.device)
             return roi_pool(features.float()[None], [at], self.grid, 1.0).to(features.dtype)  # n C g g
-        return bin_max(features, roi_bins(places, self.grid, features.shape[1:])).transpose(1, 2)  # n C B
+        return bin_max(features, roi_bins(boxes, self.grid, features.shape[1:])).transpose(1, 2)  # n C B

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -19,12 +19,15 @@ class SpatialPyramidPool(Pooler):
         224 x 224 (SPPnet, section 4.1).
     storage: "float16", "float32", or "map", the type of the map.
 
-    A window's cells are those whose centres lie inside the box where cell i is centred on pixel stride * i, as in nets
-    that pad each layer by floor(p / 2); the cells of others (AlexNet, SqueezeNet) lie up to one cell further.
+    A window's cells are those whose centres lie inside the box (appendix A), at least one. The centres are the net's
+    own (map_offset); the paper's pads are chosen so that cell i is centred on pixel stride * i.
 
-    Reads boxes, the maps, map_scales and, with several maps, image_scales; writes features.pool5 (R C*B), all channels'
-    bins of the first level first, on the maps' device.
+    Reads boxes, the maps, map_scales, map_offset and, with several maps, image_scales; writes features.pool5 (R C*B),
+    all channels' bins of the first level first, on the maps' device.
     """
+
+    version: ClassVar[int] = 2  # 2: the net's own centres
+    places: ClassVar[tuple[str, ...]] = ("map_scales", "map_offset")
 
     def __init__(self, levels: Sequence[int] = (6, 3, 2, 1), maps: Sequence[str] = ("map",),
                  storage: str = "float16"):  # fmt: skip
@@ -41,15 +44,16 @@ class SpatialPyramidPool(Pooler):
         import torch
 
         features = fields["map"].float()
-        bins = self._bins(fields["sampled_boxes"], fields["map_scales"][0], features.shape[1:])
+        places = self._cells(fields["sampled_boxes"], fields["map_scales"][0], fields)
+        bins = pyramid_bins(places, self.levels, features.shape[1:])
         pooled = table_max(features, torch.from_numpy(bins).to(features.device))  # n B C
         return {}, {"features.pool5": self._by_level(pooled)}
 
-    def _pool(self, features: Any, boxes: Any, scale: Any) -> Any:
-        return self._by_level(bin_max(features, self._bins(boxes, scale, features.shape[1:])))
+    def _cells(self, boxes: Any, scale: Any, fields: Mapping[str, Any]) -> Any:
+        return np.asarray(boxes, np.float64) * np.tile(scale, 2) - np.tile(fields["map_offset"], 2)
 
-    def _bins(self, boxes: Any, scale: Any, size: Sequence[int]) -> Any:
-        return pyramid_bins(np.asarray(boxes, np.float64) * np.tile(scale, 2), self.levels, size)
+    def _pool(self, features: Any, boxes: Any) -> Any:
+        return self._by_level(bin_max(features, pyramid_bins(boxes, self.levels, features.shape[1:])))
 
     def _by_level(self, pooled: Any) -> Any:
         """n B C -> n C*B, the first grid of all channels, then the second."""

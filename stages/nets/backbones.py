@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cache
+from functools import cache, cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from ...errors import UserError
 from ..stage import NamedFile
+from .cells import first_centre
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and std of RGB in 0..1
 HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -40,6 +41,7 @@ class Backbone(nn.Module):
     head: the fully connected layers "fc6" and "fc7" of AlexNet and VGG; empty for the others.
     pool: grid of pool5; that of its own fc6 where the net has one.
     channels, stride: C of the map, and input pixels from one of its cells to the next.
+    first_centre: the pixel (x, y) of its input on which its first cell is centred.
     mean, std: of each of RGB, in 0..1; (x / 255 - mean) / std is what the trunk takes.
 
     `layers` are the names that can be asked for and `lengths` their F. pool5 of AlexNet and VGG is the map
@@ -64,6 +66,10 @@ class Backbone(nn.Module):
     @property
     def layers(self) -> tuple[str, ...]:
         return tuple(self.lengths)
+
+    @cached_property
+    def first_centre(self) -> tuple[float, float]:
+        return first_centre(self.trunk, self.stride)
 
     def train(self, mode: bool = True) -> Backbone:
         super().train(mode)

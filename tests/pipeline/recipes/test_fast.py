@@ -75,7 +75,7 @@ def test_a_slice_holds_what_is_trained_together() -> None:
     pipeline = small()
     assert [step.name for step in pipeline[:"proposals"]] == ["proposals"]
     part = pipeline[:"map"]
-    assert part.outputs == ("map", "map_scales", "image_scales")
+    assert part.outputs == ("map", "map_scales", "map_offset", "image_scales")
     assert "classifier" in [step.name for step in part]
 
 

@@ -40,10 +40,18 @@ def test_the_map_is_that_of_the_resized_image() -> None:
 def test_a_map_for_each_scale() -> None:
     stage = ConvMap("shapenet", scales=(64, 128), longest=300, **PLAIN)
     found = called(stage)
-    assert list(found) == ["map.64", "map.128", "map_scales", "image_scales"] == list(stage.gives)
+    assert list(found) == ["map.64", "map.128", "map_scales", "map_offset", "image_scales"] == list(stage.gives)
     np.testing.assert_allclose(found["image_scales"], [64 / 90, 128 / 90], rtol=1e-2)
     assert found["map.128"].shape[1:] == (16, 21)
     np.testing.assert_allclose(found["map_scales"][:, 1], [64 / 90 / 8, 128 / 90 / 8])
+
+
+def test_the_first_cells_centre_is_the_nets_own() -> None:
+    """Of shapenet's map cell 5 sees pixels 32 to 54 or so; a net of one pooling by 2 has its first cell at 0.5."""
+    found = called(ConvMap("shapenet", scales=(90,), longest=400, **PLAIN))
+    net = load("shapenet", None, 0)
+    np.testing.assert_allclose(found["map_offset"], (np.array(net.first_centre) + 0.5) / net.stride)
+    assert net.first_centre == (3.0, 3.0)  # two poolings by 2, at strides 2 and 4: 1 + 2
 
 
 @pytest.mark.parametrize(("backbone", "side"), [("vgg11", 8), ("alexnet", 7), ("squeezenet1_1", 7)])

@@ -20,8 +20,26 @@ POOLERS = [RoIPool(3), SpatialPyramidPool((3, 1), storage="map")]
 
 def record(boxes: Any = BOXES, **fields: Any) -> Record:
     rng = np.random.default_rng(0)
-    plain = {"map": torch.from_numpy(rng.random((4, 12, 15)).astype(np.float32)), "map_scales": np.full((1, 2), 1 / 8)}
+    values = torch.from_numpy(rng.random((4, 12, 15)).astype(np.float32))
+    plain = {"map": values, "map_scales": np.full((1, 2), 1 / 8), "map_offset": np.zeros(2)}
     return Record("a", {"boxes": boxes, **plain, **fields})
+
+
+def test_a_pyramid_reads_the_cells_whose_centres_lie_in_the_box() -> None:
+    """Every cell holds its own number: the largest of a window tells its last cell, the smallest its first."""
+    values = torch.arange(12.0 * 15).reshape(1, 12, 15)
+    rng = np.random.default_rng(0)
+    for offset in (0.0, 0.4, 15.5 / 16):
+        centres = np.arange(15) + offset  # in cells, from the corner of the image
+        for x0, wide in zip(rng.uniform(0, 90, 20), rng.uniform(9, 28, 20)):
+            boxes = np.array([[x0, 40, x0 + wide, 60]], np.float32)
+            inside = np.flatnonzero((centres > x0 / 8) & (centres < (x0 + wide) / 8))
+            stage = SpatialPyramidPool((1,), storage="map")
+            last, first = (
+                stage([record(boxes, map=sign * values, map_offset=np.full(2, offset))])[0]["features.pool5"] * sign
+                for sign in (1, -1)
+            )
+            assert [int(first) % 15, int(last) % 15] == [inside[0], inside[-1]]
 
 
 def test_boxes_are_half_open() -> None:
@@ -41,7 +59,7 @@ def test_a_pyramids_levels_stand_one_after_the_other() -> None:
 @pytest.mark.parametrize("stage", POOLERS, ids=lambda stage: type(stage).__name__)
 def test_training_pools_as_use_does(stage: Any) -> None:
     one = record()
-    fields = {"map": one["map"], "map_scales": one["map_scales"], "sampled_boxes": BOXES}
+    fields = {**{name: one[name] for name in ("map", "map_scales", "map_offset")}, "sampled_boxes": BOXES}
     losses, given = stage.loss(stage.module(None, fields, 2), fields, torch.Generator())
     assert losses == {}
     torch.testing.assert_close(given["features.pool5"], stage([one])[0]["features.pool5"], rtol=0, atol=0)
