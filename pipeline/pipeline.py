@@ -281,28 +281,31 @@ class Pipeline:
         return [name for step in steps if isinstance(step.stage, Jointly) for name in step.stage.members]
 
     def _join(self) -> None:
-        """Tell each Jointly its members' stages. ValueError if one is no step, or takes other weights than its."""
+        """Tell each Jointly its members' stages. ValueError if one is no step, or takes other weights than its.
+
+        A step that several train, one after the other, takes its weights from the last.
+        """
         stages = {step.name: step.stage for step in self.steps if isinstance(step.stage, Stage)}
-        for step in self.steps:
-            if not isinstance(step.stage, Jointly):
-                continue
-            for name in step.stage.members:
-                if name not in stages:
-                    raise ValueError(f"step {step.name!r} (Jointly) trains {name!r}, which is no step")
-                weights = stages[name].get_params().get("weights")
-                if "weights" in stages[name].param_names() and weights != Ref(step.name):
-                    raise ValueError(
-                        f"step {name!r} is trained by {step.name!r} and takes its weights from it, not {weights!r}: "
-                        f"what training starts from is {step.name}__weights"
-                    )
-            for name, stage in stages.items():
-                known = isinstance(stage, Jointly) or name in step.stage.members
-                if Ref(step.name) in stage.refs().values() and not known:
-                    raise ValueError(f"step {name!r} takes weights of {step.name!r}, which does not train it")
+        joint = {name: stage for name, stage in stages.items() if isinstance(stage, Jointly)}
+        trainer = {member: name for name, stage in joint.items() for member in stage.members}
+        for member, name in trainer.items():
+            if member not in stages:
+                raise ValueError(f"step {name!r} (Jointly) trains {member!r}, which is no step")
+            weights = stages[member].get_params().get("weights")
+            if "weights" in stages[member].param_names() and weights != Ref(name):
+                raise ValueError(
+                    f"step {member!r} is trained by {name!r} and takes its weights from it, not {weights!r}: "
+                    f"what training starts from is {name}__weights"
+                )
+        for name, stage in stages.items():
+            for ref in [] if name in joint else stage.refs().values():
+                if ref.step in joint and name not in joint[ref.step].members:
+                    raise ValueError(f"step {name!r} takes weights of {ref.step!r}, which does not train it")
+        for name, stage in joint.items():
             try:
-                step.stage.join({name: stages[name] for name in step.stage.members})
+                stage.join({member: stages[member] for member in stage.members})
             except ValueError as error:
-                raise ValueError(f"step {step.name!r} (Jointly): {error}") from error
+                raise ValueError(f"step {name!r} (Jointly): {error}") from error
 
     def _check_stage(self, name: str, stage: Stage, seen: list[str], given: Mapping[str, str]) -> None:
         kind = type(self.method(name)).__name__

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
-from ...stages.classifiers.softmax_head import SoftmaxHead
 from ...stages.features.conv_map import ConvMap
-from ...stages.features.fc import FCLayers
-from ...stages.features.new_fc import NewFCLayers
 from ...stages.features.roi_pool import RoIPool
 from ...stages.nets.backbones import check, grid_of, layers_of
 from ...stages.nets.jointly import Jointly
 from ...stages.proposals.selective_search import SelectiveSearch
 from ...stages.stage import Ref
-from ...stages.suppression.nms import PerClassNMS
 from ..pipeline import Pipeline, Step
+from .heads import fully_connected, head_outputs, heads, refuse_classifier, suppression, svms, truth_of
 from .pretraining import pretraining
 
 
@@ -27,6 +23,8 @@ def fast(
     longest: int | None = None,
     fc: Sequence[int] = (1024, 1024),
     box_regression: bool = True,
+    classifier: str = "softmax",
+    stage_wise: bool = False,
     pretrain: str | None = None,
 ) -> Pipeline:
     """Selective search, one map of the image, RoI pooling, softmax and box heads, trained together.
@@ -38,32 +36,34 @@ def fast(
     longest: cap on the longer side in pixels; by default 1000, and 2000 with several scales (4.1 and 5.2).
     fc: widths of new fully connected layers, for a backbone without fc6 and fc7; none: the heads read the pooled map.
     box_regression: whether boxes are refined.
+    classifier: "softmax", or "svm" for SVMs on the features that training with a softmax led to (section 5.4).
+    stage_wise: whether training learns classes alone, and then, all else fixed, boxes (section 5.1).
     pretrain: spec of a labelled image set that the net learns from first, in the place of `weights`.
     """
     check(backbone)
+    refuse_classifier(classifier)
     before, weights = pretraining(backbone, weights, pretrain)
-    learned: dict[str, Any] = {"weights": Ref("training")}
-    pretrained = "fc7" in layers_of(backbone)
-    maps = ConvMap(backbone, scales=tuple(scales), longest=longest or (1000 if len(scales) == 1 else 2000), **learned)
-    pool = RoIPool(grid_of(backbone), maps.maps())
-    above = []
-    if pretrained:
-        above = [Step("fc", FCLayers(backbone, layers=("fc7",), **learned), keep=False)]
-    elif fc:
-        above = [Step("fc", NewFCLayers(widths=tuple(fc), **learned), keep=False)]
-    layer = "fc7" if pretrained else "fc" if fc else "pool5"
-    head = SoftmaxHead(layer=layer, norm=None if layer == "fc7" else 20.0, **learned)
-    members = ("map", "features", *(step.name for step in above), "classifier")
+    trained = Ref("box_training" if stage_wise else "training")
+    svm = classifier == "svm"
+    longest = longest or (1000 if len(scales) == 1 else 2000)
+    maps = ConvMap(backbone, scales=tuple(scales), longest=longest, weights=trained)
+    above, layer = fully_connected(backbone, "fc7" in layers_of(backbone), fc, trained, keep=svm)
+    members = ("map", "features", *(step.name for step in above), "head")
+    whole = Jointly(members, weights, by=("head.class",) if stage_wise else ())
+    boxes = Jointly(members, Ref("training"), by=("head.box",), only=("head.deltas",))
+    taught = [truth_of("features", keep=not above), *(truth_of(step.name) for step in above), svms(layer)]
     return Pipeline(
         [
             *before,
             ("proposals", SelectiveSearch(top=proposals)),
-            ("training", Jointly(members, weights)),
+            ("training", whole),
+            *([("box_training", boxes)] if stage_wise else []),
             Step("map", maps, keep=False),
-            Step("features", pool, keep=False),
+            Step("features", RoIPool(grid_of(backbone), maps.maps()), keep=svm and not above),
             *above,
-            ("classifier", head),
-            ("suppression", PerClassNMS(min_score=0.05, deltas=box_regression)),  # 0.05: the authors' code
+            heads(layer, trained, head_outputs(classifier, box_regression)),
+            *(taught if svm else []),
+            suppression(classifier, box_regression),
         ],
         name="fast",
     )

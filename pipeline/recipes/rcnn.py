@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from ...stages.classifiers.svm import LinearSVMs
 from ...stages.features.fc import FCLayers
 from ...stages.features.warp import WarpedCNN
 from ...stages.nets.backbones import check, layers_of, refuse_layers
 from ...stages.nets.finetune import FineTuning
+from ...stages.nets.jointly import Jointly
 from ...stages.proposals.selective_search import SelectiveSearch
-from ...stages.regressors.ridge import RidgeBoxRegressors
 from ...stages.stage import Ref
-from ...stages.suppression.nms import PerClassNMS
-from ..pipeline import Again, Pipeline, Step
+from ..pipeline import Pipeline, Step
+from .heads import head_outputs, heads, refuse_classifier, ridge, suppression, svms, truth_of
 from .pretraining import pretraining
 
 
@@ -24,6 +23,7 @@ def rcnn(
     proposals: int = 2000,
     box_regression: bool = True,
     finetune: bool = False,
+    classifier: str = "svm",
     pretrain: str | None = None,
 ) -> Pipeline:
     """Selective search, CNN features of warped proposals, linear SVMs, ridge box regressors, greedy NMS.
@@ -35,9 +35,11 @@ def rcnn(
     box_regression: whether boxes are refined, from pool5 (appendix C).
     finetune: whether the net is first trained on the data's own warped proposals (section 2.3): 70,000 steps, unless
         finetune__steps says otherwise.
+    classifier: "svm", or "softmax" for the heads of Fast R-CNN on the same features, which refine boxes too.
     pretrain: spec of a labelled image set that the net learns from first, in the place of `weights` (section 2.3).
     """
     check(backbone)
+    refuse_classifier(classifier)
     layer = layer or ("fc7" if "fc7" in layers_of(backbone) else "pool5")
     refuse_layers(backbone, [layer], layers_of(backbone))
     before, weights = pretraining(backbone, weights, pretrain)
@@ -45,28 +47,25 @@ def rcnn(
     net: dict[str, Any] = {"backbone": backbone, "weights": Ref("finetune") if finetune else weights}
     from_map = layer in ("pool5", "gap")
     kept = [layer] if from_map else ["pool5"]  # fc6 and fc7 are made from pool5, as in the authors' code
-    if box_regression and "pool5" not in kept:
+    svm, trained = classifier == "svm", Ref("training")
+    if svm and box_regression and "pool5" not in kept:
         kept.append("pool5")
-    above = (
-        []
-        if from_map
-        else [
-            Step("fc", FCLayers(**net, layers=(layer,)), keep=False),
-            Step("truth_fc", Again("fc", features="truth_features"), keep=False),
-        ]
-    )
-    regressor = [("regressor", RidgeBoxRegressors(layer="pool5"))] if box_regression else []
+    above = []
+    if not from_map:
+        # kept where a descent reads them again and again
+        above = [Step("fc", FCLayers(**net, layers=(layer,)), keep=not svm), truth_of("fc", keep=not svm)]
+    head = heads(layer, trained, head_outputs(classifier, box_regression))
     return Pipeline(
         [
             *before,
             ("proposals", SelectiveSearch(top=proposals)),
             *tuning,
             ("features", WarpedCNN(**net, layers=tuple(kept))),
-            ("truth_features", Again("features", boxes="truth_boxes", features="truth_features")),
+            truth_of("features"),
             *above,
-            ("classifier", LinearSVMs(layer=layer)),
-            *regressor,
-            ("suppression", PerClassNMS(deltas=box_regression)),
+            *([svms(layer)] if svm else [("training", Jointly(("head",), flip=False)), head]),
+            *([ridge()] if svm and box_regression else []),
+            suppression(classifier, box_regression),
         ],
         name="rcnn",
     )

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ...stages.classifiers.svm import LinearSVMs
 from ...stages.features.conv_map import ConvMap
 from ...stages.features.spp import SpatialPyramidPool
-from ...stages.nets.backbones import check
+from ...stages.nets.backbones import check, grid_of, layers_of
+from ...stages.nets.jointly import Jointly
 from ...stages.proposals.selective_search import SelectiveSearch
-from ...stages.regressors.ridge import RidgeBoxRegressors
 from ...stages.stage import Ref
-from ...stages.suppression.nms import PerClassNMS
-from ..pipeline import Again, Pipeline, Step
+from ..pipeline import Pipeline, Step
+from .heads import fully_connected, head_outputs, heads, refuse_classifier, ridge, suppression, svms, truth_of
 from .pretraining import pretraining
 
 
@@ -24,6 +23,9 @@ def sppnet(
     longest: int = 2000,
     levels: Sequence[int] = (6, 3, 2, 1),
     box_regression: bool = True,
+    classifier: str = "svm",
+    finetune: bool = False,
+    fc: Sequence[int] = (1024, 1024),
     pretrain: str | None = None,
 ) -> Pipeline:
     """R-CNN with one map of the image, from which every proposal is pooled, in place of a crop for each.
@@ -35,23 +37,37 @@ def sppnet(
     longest: cap on the longer side in pixels.
     levels: bins a side of the grids of the pyramid (section 4.1).
     box_regression: whether boxes are refined, from the pooled features (section 4.1, as R-CNN).
+    classifier: "svm", or "softmax" for the heads of Fast R-CNN, which refine boxes too.
+    finetune: whether fully connected layers are trained on the pooled features, and classifiers read them (section
+        4.1). They are the backbone's fc6 and fc7 where it has them and the pyramid is the one grid that fc6 takes
+        (6 for AlexNet, 7 for VGG), else new ones. The map stays as it is: the paper could train no deeper.
+    fc: widths of such new layers.
     pretrain: spec of a labelled image set that the net learns from first, in the place of `weights`.
     """
     check(backbone)
+    refuse_classifier(classifier)
+    if finetune and not fc:
+        raise ValueError("fc is empty: there is nothing to fine-tune")
     before, weights = pretraining(backbone, weights, pretrain)
     maps = ConvMap(backbone, weights, tuple(scales), longest)
-    pool = SpatialPyramidPool(tuple(levels), maps.maps())
-    regressor = [("regressor", RidgeBoxRegressors(layer="pool5"))] if box_regression else []
+    own = "fc7" in layers_of(backbone) and tuple(levels) == (grid_of(backbone),)
+    trained, svm = Ref("training"), classifier == "svm"
+    above, layer = fully_connected(backbone, own, fc, trained, keep=svm) if finetune else ([], "pool5")
+    members = (*(step.name for step in above), "head")
+    training = Step("training", Jointly(members, weights if above and own else None, flip=False))
+    head = heads(layer, trained, () if svm else head_outputs(classifier, box_regression))
+    taught = [training, *above, head] if finetune or not svm else []
     return Pipeline(
         [
             *before,
             ("proposals", SelectiveSearch(top=proposals)),
             Step("map", maps, keep=False),
-            ("features", pool),
-            ("truth_features", Again("features", boxes="truth_boxes", features="truth_features")),
-            ("classifier", LinearSVMs(layer="pool5")),
-            *regressor,
-            ("suppression", PerClassNMS(deltas=box_regression)),
+            ("features", SpatialPyramidPool(tuple(levels), maps.maps())),
+            truth_of("features"),
+            *taught,
+            *([*(truth_of(step.name) for step in above), svms(layer)] if svm else []),
+            *([ridge()] if svm and box_regression else []),
+            suppression(classifier, box_regression),
         ],
         name="sppnet",
     )

@@ -20,27 +20,28 @@ class SoftmaxHead(Member):
     layer: features to read.
     balance: lambda, the weight of the box loss beside the class loss; 1 (section 2.3).
     norm: mean L2 norm that features are scaled to; None leaves them as they are.
+    outputs: of scores and deltas those that are used; none where it serves training alone (SPPnet's fine-tuning).
     precision: "float32", "bfloat16", or "auto".
     device: "auto", "cpu", "cuda" or "cuda:N". random_state: of the initial weights.
 
-    Reads features.LAYER (R F); writes scores (R K), the probabilities of classes 1..K, and deltas (R K 4), on the
-    device. The box loss is smooth L1 over the four deltas of the true class of foreground RoIs, normalised by the mean
-    and deviation of those it starts with, summed, over the number of RoIs.
+    Reads features.LAYER (R F); writes, as far as they are among the outputs, scores (R K), the probabilities of classes
+    1..K, and deltas (R K 4), on the device. The box loss is smooth L1 over the four deltas of the true class of
+    foreground RoIs, normalised by the mean and deviation of those it starts with, summed, over the number of RoIs.
     """
 
-    gives = ("scores", "deltas")
     speed: ClassVar[tuple[str, ...]] = ("device",)
     losses: ClassVar[tuple[str, ...]] = ("class", "box")
     new: ClassVar[bool] = True
-    at_use: ClassVar[tuple[str, ...]] = ("precision",)
+    at_use: ClassVar[tuple[str, ...]] = ("precision", "outputs")
 
     def __init__(self, weights: Ref | None = None, layer: str = "fc7", balance: float = 1.0,
-                 norm: float | None = None, precision: str = "float32", device: str = "auto",
-                 random_state: int = 0):  # fmt: skip
+                 norm: float | None = None, outputs: Sequence[str] = ("scores", "deltas"),
+                 precision: str = "float32", device: str = "auto", random_state: int = 0):  # fmt: skip
         self.weights = weights
         self.layer = layer
         self.balance = balance
         self.norm = norm
+        self.outputs = outputs
         self.precision = precision
         self.device = device
         self.random_state = random_state
@@ -49,10 +50,16 @@ class SoftmaxHead(Member):
     def needs(self) -> tuple[str, ...]:  # type: ignore[override]
         return ("features." + self.layer,)
 
+    @property
+    def gives(self) -> tuple[str, ...]:  # type: ignore[override]
+        return tuple(self.outputs)
+
     def key_params(self) -> dict[str, Any]:
         return {**super().key_params(), "precision": precision_of(self.precision, self.device)}
 
     def validate(self) -> None:
+        if strange := [name for name in self.outputs if name not in ("scores", "deltas")]:
+            raise ValueError(f"outputs has {strange[0]!r}; it holds scores, deltas, both or none")
         if self.balance < 0:
             raise ValueError(f"balance is {self.balance}; it is at least 0")
         if self.norm is not None and not self.norm > 0:
@@ -102,7 +109,8 @@ class SoftmaxHead(Member):
         device = net.scale.device
         with torch.no_grad():
             logits, deltas = net(torch.as_tensor(features).to(device))
-        return {"scores": logits.softmax(1)[:, 1:], "deltas": deltas * net.std.float() + net.mean.float()}
+        found = {"scores": logits.softmax(1)[:, 1:], "deltas": deltas * net.std.float() + net.mean.float()}
+        return {name: found[name] for name in self.outputs}
 
     def _made(self, state: Any) -> Any:
         import torch

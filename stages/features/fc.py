@@ -89,6 +89,9 @@ class FCLayers(Frozen, Member):
         from ..nets.layers import dropped
 
         source = fields[f"features.{self.source}"]  # R F
+        if source.shape[1] != net.lengths[self.source]:
+            raise UserError(f"features.{self.source} has {source.shape[1]} values a region, "
+                            f"{self.backbone} takes {net.lengths[self.source]}")  # fmt: skip
         masks = {layer: dropped(source.new_ones(len(source), net.lengths[layer]), self.dropout, generator)
                  for layer in net.head}  # fmt: skip
         later = net.from_layer(self.source, source, self.layers, masks)

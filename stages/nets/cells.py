@@ -36,7 +36,7 @@ def _evened(trunk: nn.Module) -> nn.Module:
     """The same net, its kernels constant over space and its largest values means."""
     for name, part in list(trunk.named_children()):
         if isinstance(part, nn.MaxPool2d):
-            even = nn.AvgPool2d(part.kernel_size, part.stride, part.padding, part.ceil_mode)  # type: ignore[arg-type]
+            even = nn.AvgPool2d(part.kernel_size, part.stride, part.padding, part.ceil_mode)
             setattr(trunk, name, even)
         else:
             _evened(part)

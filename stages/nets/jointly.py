@@ -11,59 +11,15 @@ import numpy as np
 from ...errors import UserError
 from ..boxes import encode
 from ..record import Records
-from ..sample import best_truths, training_boxes, truth_overlaps, usable_truths
+from ..sample import training_rows
 from ..stage import Checkpoint, NoCheckpoint, Ref, Stage, State
 from .images import remembered
 from .member import Member
 from .memory import reuse_freed_memory
 from .precision import device_of, low_precision, precision_of
+from .rois import RoIs, label_rois, mirror, sample, target_statistics
 
-
-class RoIs(NamedTuple):
-    """The boxes of an image to draw from.
-
-    box: R 4, pixels. label: R, 0 is background. truth: R 4, the object of each, or itself. foreground, background:
-    indices.
-    """
-
-    box: Any
-    label: Any
-    truth: Any
-    foreground: Any
-    background: Any
-
-
-def label_rois(record: Any, difficult: bool, foreground: float, background: Sequence[float]) -> RoIs:
-    """What each annotated box and proposal of an image is to training.
-
-    foreground: IoU with an object from which on a box is one. background: least and largest IoU of those that are none
-    (Fast R-CNN, section 2.3: the least one stands for mining hard examples); if no box lies there, all under the
-    largest. A box that lies so much in a crowd, or on an object that does not count, is neither.
-    """
-    boxes = training_boxes(record)
-    usable = usable_truths(record, difficult)  # T
-    best, iou = best_truths(boxes, record["truth_boxes"][usable])  # R, R
-    near = truth_overlaps(boxes, record["truth_boxes"], record["truth_crowd"])[:, ~usable].max(1, initial=0)
-    positive = iou >= foreground
-    rest = ~positive & (near < foreground) & (iou < background[1])
-    hard = rest & (iou >= background[0])
-    label = np.zeros(len(boxes), np.int64)
-    truth = boxes.copy()
-    if usable.any():
-        label[positive] = record["truth_labels"][usable][best[positive]]
-        truth[positive] = record["truth_boxes"][usable][best[positive]]
-    return RoIs(boxes, label, truth, np.flatnonzero(positive), np.flatnonzero(hard if hard.any() else rest))
-
-
-def sample(rois: RoIs, count: int, share: float, generator: Any) -> Any:
-    """Indices of `count` RoIs, at most, a `share` of them foreground, at most, without one coming twice."""
-    import torch
-
-    def some(of: Any, most: int) -> Any:
-        return of[torch.randperm(len(of), generator=generator)[: max(most, 0)].numpy()]
-
-    positive = some(rois.foreground, round(count * share))
-    return np.concatenate([positive, some(rois.background, count - len(positive))])
+MADE = ("image", "boxes", "map_scales", "map_offset", "image_scales")  # fields that members need not give
 
 
 class Jointly(Stage):
@@ -73,13 +29,19 @@ class Jointly(Stage):
     need no common size; with frozen batch norms the sum of their gradients is that of the batch. The deltas that a box
     head learns are normalised by their mean and deviation over all foreground boxes (the authors' by class).
 
+    Without a backbone among its members it learns from features that earlier steps gave: those of the proposals, and
+    those of the annotated boxes as truth_features.* (SPPnet, section 4.1, trains its fully connected layers so).
+
     members: names of the steps, in order, that are trained; stages of nets.member.
-    weights: what members with a backbone start from, as nets.backbones.load takes it.
+    weights: what members with a backbone start from, as nets.backbones.load takes it; or the Ref of another Jointly,
+        from which each member takes its part.
+    only: names, or their beginnings, of what learns: MEMBER, or MEMBER.PART; none for all that the members let learn.
+    by: names of the losses, MEMBER.LOSS, to learn by; none for all.
     steps: of the descent; 40,000 (section 2.3).
     images, rois: N and R; 2 and 128 (section 2.3).
     foreground: the share of RoIs that are objects, at most; 0.25.
     foreground_iou, background_iou: 0.5, and [0.1, 0.5).
-    flip: whether images are mirrored with a probability of 0.5; True.
+    flip: whether images are mirrored with a probability of 0.5; True. Features of earlier steps cannot be mirrored.
     lr: 0.001, multiplied by 0.1 every `drop_every` steps; 30,000.
     momentum, decay: of the descent; 0.9 and 0.0005. Biases learn twice as fast and do not decay, as in the authors'
         released prototxt.
@@ -89,24 +51,28 @@ class Jointly(Stage):
     memory: GB of decoded images, and as many of the maps of a backbone that learns nothing, that are kept; 2.0.
     device: "auto", "cpu", "cuda" or "cuda:N". random_state: seed of all that is drawn.
 
-    Learns from image, boxes and the truth. Learns net_ (the members' modules by name) and history_ (steps x losses, as
-    `losses` names them). UserError if no image has an object to learn from.
+    Learns from boxes, the truth, and the image or the features that its members need. Learns net_ (the members' modules
+    by name) and history_ (steps x losses, as `losses` names them). UserError if no image has an object to learn from.
     """
 
-    learns = ("truth_boxes", "truth_labels", "truth_difficult", "truth_crowd")
     speed: ClassVar[tuple[str, ...]] = ("device", "memory")
     files: ClassVar[tuple[str, ...]] = ("weights",)
     arrays: ClassVar[str] = "torch"
     rounds: ClassVar[str] = "steps"
+    _read: tuple[str, ...] = ()  # features of earlier steps that members need
+    _image: bool = True  # whether one of them needs the image
 
-    def __init__(self, members: Sequence[str] = (), weights: str | Ref | None = None, *, steps: int = 40_000,
-                 images: int = 2, rois: int = 128, foreground: float = 0.25, foreground_iou: float = 0.5,
+    def __init__(self, members: Sequence[str] = (), weights: str | Ref | None = None, *, only: Sequence[str] = (),
+                 by: Sequence[str] = (), steps: int = 40_000, images: int = 2, rois: int = 128,
+                 foreground: float = 0.25, foreground_iou: float = 0.5,
                  background_iou: Sequence[float] = (0.1, 0.5), flip: bool = True, lr: float = 0.001,
                  drop_every: int = 30_000, momentum: float = 0.9, decay: float = 5e-4, warm_up: int = 0,
                  clip: float | None = None, difficult: bool = True, memory: float = 2.0, device: str = "auto",
                  random_state: int = 0):  # fmt: skip
         self.members = members
         self.weights = weights
+        self.only = only
+        self.by = by
         self.steps = steps
         self.images = images
         self.rois = rois
@@ -130,18 +96,22 @@ class Jointly(Stage):
     def join(self, stages: Mapping[str, Stage]) -> None:
         """Be told the stages of the steps that are its members. ValueError if one cannot be trained."""
         members: dict[str, Member] = {}
-        given = {"image", "boxes", "map_scales", "image_scales"}
+        given = set(MADE)
+        read: list[str] = []  # of earlier steps
         for name, stage in stages.items():
             if not isinstance(stage, Member):
                 raise ValueError(f"member {name!r} is a {type(stage).__name__}, which cannot be trained with others")
             lacking = [field for field in stage.needs if field not in given]
-            if lacking:
-                raise ValueError(f"member {name!r} needs {lacking[0]!r}, which no member before it gives")
-            given |= set(stage.gives)
+            if strange := [field for field in lacking if not field.startswith("features.")]:
+                raise ValueError(f"member {name!r} needs {strange[0]!r}, which no member before it gives")
+            read += lacking
+            given |= {*lacking, *stage.gives}
             members[name] = stage
         if members and not any(stage.losses for stage in members.values()):
             raise ValueError("no member has a loss to learn by")
         self._stages = members
+        self._read = tuple(read)
+        self._image = any("image" in stage.needs for stage in members.values())
 
     def clone(self) -> Jointly:
         """As any stage's; it knows its members."""
@@ -152,7 +122,12 @@ class Jointly(Stage):
 
     @property
     def needs(self) -> tuple[str, ...]:  # type: ignore[override]
-        return ("image", "boxes")
+        return (*(("image",) if self._image else ()), "boxes", *self._read)
+
+    @property
+    def learns(self) -> tuple[str, ...]:  # type: ignore[override]
+        truth = ("truth_boxes", "truth_labels", "truth_difficult", "truth_crowd")
+        return (*truth, *(f"truth_{field}" for field in self._read))
 
     def key_params(self) -> dict[str, Any]:
         from .backbones import weights_key
@@ -180,6 +155,31 @@ class Jointly(Stage):
     def validate(self) -> None:
         if not self.members:
             raise ValueError("members is empty: there is nothing to train")
+        self._check_samples()
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"momentum is {self.momentum}; it is in [0, 1)")
+        for name in ("decay", "warm_up", "random_state"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it is at least 0")
+        for name in ("lr", "memory", "clip"):
+            if getattr(self, name) is not None and not getattr(self, name) > 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it is above 0")
+        if "_stages" in self.__dict__:
+            self._check_what()
+
+    def _check_what(self) -> None:
+        """Of what is trained, from what, and by what."""
+        if self.flip and self._read:
+            raise ValueError(f"flip is True, and {self._read[0]}, which an earlier step gives, has no mirror image")
+        if strange := [name for name in self.by if name not in self.losses]:
+            raise ValueError(f"by names {strange[0]!r}; the losses are {', '.join(self.losses)}")
+        if strange := [name for name in self.only if name.partition(".")[0] not in self.members]:
+            raise ValueError(f"only names {strange[0]!r}; the members are {', '.join(self.members)}")
+        if isinstance(self.weights, str) and not self._backbones():
+            raise ValueError(f"weights is {self.weights!r}, and no member starts from a backbone's weights")
+
+    def _check_samples(self) -> None:
+        """Of what a step takes."""
         for name in ("steps", "images", "drop_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it is at least 1")
@@ -192,21 +192,12 @@ class Jointly(Stage):
         if not 0 <= low < high <= self.foreground_iou:
             raise ValueError(f"background_iou is {list(self.background_iou)}: two IoUs in rising order, up to "
                              f"foreground_iou, {self.foreground_iou}")  # fmt: skip
-        if not 0 <= self.momentum < 1:
-            raise ValueError(f"momentum is {self.momentum}; it is in [0, 1)")
-        for name in ("decay", "warm_up", "random_state"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; it is at least 0")
-        for name in ("lr", "memory", "clip"):
-            if getattr(self, name) is not None and not getattr(self, name) > 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; it is above 0")
 
     def named(self, param: str) -> State:
         """The tensors of the weights that `weights` names."""
         from .backbones import load
 
-        backbone = next(params["backbone"] for s in self._joined().values() if "backbone" in (params := s.get_params()))
-        return load(backbone, self.given("weights"), self.random_state).state_dict()
+        return load(self._backbones()[0], self.given("weights"), self.random_state).state_dict()
 
     def state_for(self, step: str) -> State:
         """The part of a member: its module's tensors under their own names. All, for another Jointly."""
@@ -218,6 +209,11 @@ class Jointly(Stage):
 
         self.net_ = Tensors({key.removeprefix("net_."): torch.as_tensor(value) for key, value in state.items()
                              if key.startswith("net_.")})  # fmt: skip
+
+    def _backbones(self) -> list[str]:
+        """The names of the members' backbones."""
+        params = [stage.get_params() for stage in self._joined().values()]
+        return [one["backbone"] for one in params if "backbone" in one]
 
     def _joined(self) -> dict[str, Member]:
         try:
@@ -242,9 +238,12 @@ class Jointly(Stage):
         device = device_of(self.device)
         if device.type == "cpu":
             reuse_freed_memory()
-        images = remembered(lambda i: np.asarray(records[i]["image"]), len(records), self.memory)
-        net = self._modules(images, rois, len(records.classes), device)
-        kept = Kept(self.memory)
+        images = (
+            remembered(lambda i: np.asarray(records[i]["image"]), len(records), self.memory) if self._image else None
+        )
+        data = TrainingData(records, rois, images)
+        net = self._modules(data, len(records.classes), device)
+        kept, by = Kept(self.memory), self.by or self.losses
 
         def loss(step: int, generator: Any) -> Iterator[Any]:
             net.train()
@@ -252,13 +251,15 @@ class Jointly(Stage):
             seeds = torch.randint(1 << 62, (len(chosen),), generator=generator).tolist()  # each image has its own
             own = [torch.Generator().manual_seed(seed) for seed in seeds]
             sides = [self.flip and bool(torch.rand((), generator=one) < 0.5) for one in own]
-            drawn = [self._drawn(images(i), rois[i], side, one) for i, side, one in zip(chosen, sides, own)]
+            drawn = [self._drawn(data, i, side, one) for i, side, one in zip(chosen, sides, own)]
             total = sum(len(fields["roi_labels"]) for fields in drawn)
             for i, side, one, fields in zip(chosen, sides, own, drawn):
                 with low_precision(self.device):
                     losses = self._losses(net, (i, side), fields, kept, one)
                 share = len(fields["roi_labels"]) / total  # losses are means over an image's RoIs
-                yield torch.stack([losses[name] for name in self.losses]) * share
+                yield (
+                    torch.stack([losses[name] if name in by else losses[name].detach() for name in self.losses]) * share
+                )
 
         self.history_ = sgd(net, loss, checkpoint, steps=self.steps, lr=self.lr, drop_every=self.drop_every,
                             momentum=self.momentum, decay=self.decay, bias_rate=2.0, bias_decay=False,
@@ -266,15 +267,18 @@ class Jointly(Stage):
                             random_state=self.random_state)  # fmt: skip
         self.net_ = net.eval().cpu()
 
-    def _modules(self, images: Callable[[int], Any], rois: Sequence[RoIs], classes: int, device: Any) -> Any:
-        """The members' modules, each built when those before it have shown what they give for one image."""
+    def _modules(self, data: TrainingData, classes: int, device: Any) -> Any:
+        """The members' modules, each built when those before it have shown what they give for one image.
+
+        UserError if `only` names nothing that learns.
+        """
         import torch
         from torch import nn
 
         net = nn.ModuleDict()
-        first = next(i for i, one in enumerate(rois) if len(one.foreground))
+        first = next(i for i, one in enumerate(data.rois) if len(one.foreground))
         generator = torch.Generator().manual_seed(self.random_state)
-        fields = self._drawn(images(first), rois[first], False, generator) | _target_statistics(rois, self.flip)
+        fields = self._drawn(data, first, False, generator) | target_statistics(data.rois, self.flip)
         for name, stage in self._joined().items():
             module = stage.module(self._initial(name, stage), fields, classes).to(
                 device, memory_format=torch.channels_last
@@ -282,7 +286,18 @@ class Jointly(Stage):
             net[name] = module
             with torch.no_grad(), low_precision(self.device):
                 fields |= stage.loss(module.eval(), fields, generator)[1]
+        self._narrow(net)
         return net
+
+    def _narrow(self, net: Any) -> None:
+        """Let learn what `only` names, of what the members let learn."""
+        learning = [name for name, one in net.named_parameters() if one.requires_grad]
+        for start in self.only:
+            if not any(f"{name}.".startswith(f"{start}.") for name in learning):
+                raise UserError(f"only names {start!r}, and no parameter of that name learns; {learning[0]} does")
+        for name, one in net.named_parameters():
+            named = not self.only or any(f"{name}.".startswith(f"{start}.") for start in self.only)
+            one.requires_grad_(one.requires_grad and named)
 
     def _initial(self, name: str, stage: Member) -> Any:
         """What a member starts from: its part of another Jointly's state; else `weights`, if it has a backbone."""
@@ -302,15 +317,34 @@ class Jointly(Stage):
             fields |= given
         return losses
 
-    def _drawn(self, image: Any, rois: RoIs, mirrored: bool, generator: Any) -> dict[str, Any]:
-        """The fields of an image that the members read: image, sampled_boxes, roi_labels and roi_targets."""
+    def _drawn(self, data: TrainingData, i: int, mirrored: bool, generator: Any) -> dict[str, Any]:
+        """The fields of image i that the members read: image or features, sampled_boxes, roi_labels, roi_targets."""
+        import torch
+
+        rois = data.rois[i]
         chosen = sample(rois, self.rois // self.images, self.foreground, generator)
         boxes, truth = rois.box[chosen], rois.truth[chosen]
-        if mirrored:
-            image = np.ascontiguousarray(image[:, ::-1])
-            boxes, truth = (_mirror(one, image.shape[1]) for one in (boxes, truth))
+        fields: dict[str, Any] = {}
+        if data.images:
+            fields["image"] = image = data.images(i)
+            if mirrored:
+                fields["image"] = np.ascontiguousarray(image[:, ::-1])
+                boxes, truth = (mirror(one, image.shape[1]) for one in (boxes, truth))
+        if self._read:
+            record, device = data.records[i], device_of(self.device)
+            for name in self._read:
+                rows = training_rows(record, name.removeprefix("features."), chosen)  # n F
+                fields[name] = torch.from_numpy(rows).to(device, torch.float32)
         targets = encode(boxes.astype(np.float32), truth.astype(np.float32))
-        return {"image": image, "sampled_boxes": boxes, "roi_labels": rois.label[chosen], "roi_targets": targets}
+        return {**fields, "sampled_boxes": boxes, "roi_labels": rois.label[chosen], "roi_targets": targets}
+
+
+class TrainingData(NamedTuple):
+    """What is drawn from: records, their RoIs, and their images by number, where members read them."""
+
+    records: Records
+    rois: Sequence[RoIs]
+    images: Callable[[int], Any] | None
 
 
 def part_of(state: Mapping[str, Any], member: str) -> dict[str, Any]:
@@ -352,24 +386,3 @@ class Tensors:
 
     def load_state_dict(self, tensors: Mapping[str, Any]) -> None:
         self.tensors = dict(tensors)
-
-
-def _target_statistics(rois: Sequence[RoIs], mirrored: bool) -> dict[str, Any]:
-    """Mean and deviation (4 each) of the deltas of foreground boxes (section 2.3: targets are normalised).
-
-    mirrored: whether each stands for its mirror image too.
-    """
-    parts = [encode(one.box[one.foreground], one.truth[one.foreground]) for one in rois]
-    targets = np.concatenate(parts).astype(np.float64)
-    if mirrored:
-        targets = np.concatenate([targets, targets * [-1, 1, 1, 1]])
-    return {
-        "target_mean": targets.mean(0).astype(np.float32),
-        "target_std": np.maximum(targets.std(0), 0.01).astype(np.float32),
-    }
-
-
-def _mirror(boxes: Any, width: int) -> Any:
-    out = boxes.copy()
-    out[:, 0], out[:, 2] = width - boxes[:, 2], width - boxes[:, 0]
-    return out

@@ -48,7 +48,7 @@ def test_trained_saved_and_used_again(tmp_path: Path) -> None:
 
 
 def test_its_key_knows_its_members(tmp_path: Path) -> None:
-    other = ({"map__scales": (96,)}, {"features__grid": 5}, {"classifier__balance": 0.5}, {"fc__dropout": 0.1})
+    other = ({"map__scales": (96,)}, {"features__grid": 5}, {"head__balance": 0.5}, {"fc__dropout": 0.1})
     alike: tuple[dict[str, Any], ...] = ({}, {"fc__svd": (4,)}, {"training__memory": 1.0})  # at use, and speed
     keys = [Run(small(**p), cache=tmp_path, progress=False).method_key("training") for p in (*alike, *other)]
     assert len(set(keys[:3])) == 1
@@ -61,7 +61,7 @@ def test_nets_with_fc_layers_bring_them() -> None:
     assert pipeline["features"].get_params()["grid"] == 7
     assert fast("alexnet", None)["features"].get_params()["grid"] == 6
     assert [step.name for step in fast("squeezenet1_1", None, fc=())] == [
-        "proposals", "training", "map", "features", "classifier", "suppression",
+        "proposals", "training", "map", "features", "head", "suppression",
     ]  # fmt: skip
 
 
@@ -76,7 +76,7 @@ def test_a_slice_holds_what_is_trained_together() -> None:
     assert [step.name for step in pipeline[:"proposals"]] == ["proposals"]
     part = pipeline[:"map"]
     assert part.outputs == ("map", "map_scales", "map_offset", "image_scales")
-    assert "classifier" in [step.name for step in part]
+    assert "head" in [step.name for step in part]
 
 
 def test_members_take_their_weights_from_their_training() -> None:
@@ -85,9 +85,9 @@ def test_members_take_their_weights_from_their_training() -> None:
     with pytest.raises(ValueError, match=r"step 'training' \(Jointly\) trains 'nothing', which is no step"):
         small().set_params(training__members=("map", "nothing"))
     with pytest.raises(ValueError, match="member 'suppression' is a PerClassNMS"):
-        small().set_params(training__members=("map", "features", "fc", "classifier", "suppression"))
+        small().set_params(training__members=("map", "features", "fc", "head", "suppression"))
     with pytest.raises(ValueError, match="step 'map' takes weights of 'training', which does not train it"):
-        small().set_params(training__members=("features", "classifier"))
+        small().set_params(training__members=("features", "head"))
     pipeline = small()
     with pytest.raises(ValueError, match="scales is"):
         pipeline.set_params(map__scales=(8,))

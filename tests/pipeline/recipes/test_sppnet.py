@@ -15,7 +15,7 @@ def test_the_row_of_the_paper() -> None:
     steps = [step.name for step in sppnet(weights=None)]
     assert steps == ["proposals", "map", "features", "truth_features", "classifier", "regressor", "suppression"]
     assert "regressor" not in [step.name for step in sppnet(weights=None, box_regression=False)]
-    assert sppnet(weights=None)["features"].needs[3:] == ("map.480", "map.576", "map.688", "map.864", "map.1200")
+    assert sppnet(weights=None)["features"].needs[4:] == ("map.480", "map.576", "map.688", "map.864", "map.1200")
 
 
 def test_it_tells_what_it_was_shown_from_background(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ def test_centres_of_known_nets(name: str, centre: float) -> None:
 
 
 def test_branches_axes_and_normalised_channels() -> None:
-    """ConvNeXt's stem and its three poolings do not pad: 1.5, then 0.5 at the strides 4, 8 and 16."""
+    """ConvNeXt's stem and its three downsamplings do not pad: 1.5, then 0.5 at the strides 4, 8 and 16."""
     assert load("convnext_tiny", None).first_centre == (15.5, 15.5)
     tall = nn.Sequential(nn.Conv2d(3, 4, (5, 3), stride=2, padding=(0, 1)), nn.ReLU(), nn.MaxPool2d(2, ceil_mode=True))
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):

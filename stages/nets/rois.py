@@ -1,0 +1,80 @@
+"""The boxes of an image that training draws from, and what each of them is to it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..boxes import encode
+from ..sample import best_truths, training_boxes, truth_overlaps, usable_truths
+
+
+class RoIs(NamedTuple):
+    """The boxes of an image to draw from.
+
+    box: R 4, pixels. label: R, 0 is background. truth: R 4, the object of each, or itself. foreground, background:
+    indices.
+    """
+
+    box: Any
+    label: Any
+    truth: Any
+    foreground: Any
+    background: Any
+
+
+def label_rois(record: Any, difficult: bool, foreground: float, background: Sequence[float]) -> RoIs:
+    """What each annotated box and proposal of an image is to training.
+
+    foreground: IoU with an object from which on a box is one. background: least and largest IoU of those that are none
+    (Fast R-CNN, section 2.3: the least one stands for mining hard examples); if no box lies there, all under the
+    largest. A box that lies so much in a crowd, or on an object that does not count, is neither.
+    """
+    boxes = training_boxes(record)
+    usable = usable_truths(record, difficult)  # T
+    best, iou = best_truths(boxes, record["truth_boxes"][usable])  # R, R
+    near = truth_overlaps(boxes, record["truth_boxes"], record["truth_crowd"])[:, ~usable].max(1, initial=0)
+    positive = iou >= foreground
+    rest = ~positive & (near < foreground) & (iou < background[1])
+    hard = rest & (iou >= background[0])
+    label = np.zeros(len(boxes), np.int64)
+    truth = boxes.copy()
+    if usable.any():
+        label[positive] = record["truth_labels"][usable][best[positive]]
+        truth[positive] = record["truth_boxes"][usable][best[positive]]
+    return RoIs(boxes, label, truth, np.flatnonzero(positive), np.flatnonzero(hard if hard.any() else rest))
+
+
+def sample(rois: RoIs, count: int, share: float, generator: Any) -> Any:
+    """Indices of `count` RoIs, at most, a `share` of them foreground, at most, without one coming twice."""
+    import torch
+
+    def some(of: Any, most: int) -> Any:
+        return of[torch.randperm(len(of), generator=generator)[: max(most, 0)].numpy()]
+
+    positive = some(rois.foreground, round(count * share))
+    return np.concatenate([positive, some(rois.background, count - len(positive))])
+
+
+def target_statistics(rois: Sequence[RoIs], mirrored: bool) -> dict[str, Any]:
+    """Mean and deviation (4 each) of the deltas of foreground boxes (section 2.3: targets are normalised).
+
+    mirrored: whether each stands for its mirror image too.
+    """
+    parts = [encode(one.box[one.foreground], one.truth[one.foreground]) for one in rois]
+    targets = np.concatenate(parts).astype(np.float64)
+    if mirrored:
+        targets = np.concatenate([targets, targets * [-1, 1, 1, 1]])
+    return {
+        "target_mean": targets.mean(0).astype(np.float32),
+        "target_std": np.maximum(targets.std(0), 0.01).astype(np.float32),
+    }
+
+
+def mirror(boxes: Any, width: int) -> Any:
+    """Boxes (n 4, pixels) in the mirror image of one so many pixels wide."""
+    out = boxes.copy()
+    out[:, 0], out[:, 2] = width - boxes[:, 2], width - boxes[:, 0]
+    return out
