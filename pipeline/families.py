@@ -157,7 +157,7 @@ def measure(
 
 def tables(costs: Sequence[Mapping[str, Any]], where: Mapping[str, Any]) -> list[Table]:
     """What each recipe costs, where its time goes, and what was published."""
-    return [_cost_table(costs, where), _step_table(costs, where), _published_table()]
+    return [_cost_table(costs, where), _step_table(costs, where), _work_table(costs), _published_table()]
 
 
 def _cost_table(costs: Sequence[Mapping[str, Any]], where: Mapping[str, Any]) -> Table:
@@ -192,6 +192,23 @@ def _step_table(costs: Sequence[Mapping[str, Any]], where: Mapping[str, Any]) ->
         for row in costs
     ]
     return Table("seconds an image by step", ["recipe", *names, "rest"], rows, f"synchronised; {_where(where)}")
+
+
+def _work_table(costs: Sequence[Mapping[str, Any]]) -> Table:
+    rows = [
+        [
+            row["recipe"],
+            ", ".join(f"{name} {count / 1e9:.1f}" for name, count in row["multiply_adds"].items()),
+            f"{row['promised']:.1f}x",
+            f"{row['nets']:.3f} s",
+            f"{row['promised'] * row['kept']:.1f}x",
+            f"{row['kept']:.2f}",
+        ]
+        for row in costs
+    ]
+    head = ["recipe", "G multiply-adds", "fewer", "seconds", "faster", "faster / fewer"]
+    caption = "convolutions and matrix products of torch, an image; seconds of the steps that have any, whole"
+    return Table("work of the nets", head, rows, caption)
 
 
 def _published_table() -> Table:

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from statistics import median
 from typing import Any, NamedTuple
 
@@ -27,7 +28,9 @@ def times(pipelines: Mapping[str, Pipeline], records: Sequence[Record], device: 
 
     "steps": of each step; "total": of an image in the profile; "rest": what of it no step accounts for;
     "without_proposals": the total but for the step of that name; "speedup": of that over the first pipeline's, image by
-    image; "throughput": of an image end to end. ValueError without images.
+    image; "throughput": of an image end to end. "multiply_adds": of convolutions and matrix products by torch, by step;
+    "nets": seconds of the steps that have any; "promised" and "kept": how many times fewer multiply-adds than the first
+    pipeline's, and how much of that its nets' seconds keep, image by image. ValueError without images.
     """
     if not records:
         raise ValueError("no images to time")
@@ -36,12 +39,13 @@ def times(pipelines: Mapping[str, Pipeline], records: Sequence[Record], device: 
     for i, record in enumerate(records):
         order = list(runs)[i % len(runs) :] + list(runs)[: i % len(runs)]  # none is always the first
         for name in order:
-            _whole(runs[name], record)  # what is built for an image of this size is on nobody's clock
+            counted: dict[str, int] = {}  # what is built for an image of this size is on nobody's clock
+            _whole(runs[name], record, counted)
             if i % 2:
                 whole, profile = _whole(runs[name], record), _profiled(runs[name], record)
             else:
                 profile, whole = _profiled(runs[name], record), _whole(runs[name], record)
-            found[name].append(Taken(*profile, whole))
+            found[name].append(Taken(*profile, whole, counted))
     base = next(iter(found.values()))
     return {name: _medians(rows, base) for name, rows in found.items()}
 
@@ -52,6 +56,12 @@ class Taken(NamedTuple):
     steps: dict[str, float]
     total: float
     whole: float
+    counted: dict[str, int]  # multiply-adds by step, where there are any
+
+    @property
+    def nets(self) -> float:
+        """Of the steps that convolve and multiply matrices."""
+        return sum(self.steps.get(name, 0.0) for name in self.counted)
 
     @property
     def regions(self) -> float:
@@ -77,17 +87,29 @@ def _profiled(run: Run, record: Record) -> tuple[dict[str, float], float]:
     return {name: tally.seconds for name, tally in run.clock.tallies.items()}, total
 
 
-def _whole(run: Run, record: Record) -> float:
-    """Seconds of an image through the stages, one handing to the next."""
+def _whole(run: Run, record: Record, counted: dict[str, int] | None = None) -> float:
+    """Seconds of an image through the stages, one handing to the next; counted: takes each one's multiply-adds."""
     pipeline, fresh = run.pipeline, _fresh(record)
-    stages = [pipeline.stage(name) for name in pipeline.needed(pipeline.outputs)]
+    stages = {name: pipeline.stage(name) for name in pipeline.needed(pipeline.outputs)}
     start = time.perf_counter()
-    for stage in stages:
+    for name, stage in stages.items():
         view = fresh.only(stage.needs)
-        (fields,) = stage([_numpy(view) if stage.arrays == "numpy" else view])
+        with nullcontext() if counted is None else _counting(name, counted):
+            (fields,) = stage([_numpy(view) if stage.arrays == "numpy" else view])
         fresh = fresh.add(fields)
     synchronise(fresh[name] for name in pipeline.outputs)
     return time.perf_counter() - start
+
+
+@contextmanager
+def _counting(name: str, counted: dict[str, int]) -> Iterator[None]:
+    """Note the multiply-adds of what is done inside, where there are any."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False) as counter:
+        yield
+    if counter.get_total_flops():
+        counted[name] = counter.get_total_flops() // 2
 
 
 def _fresh(record: Record) -> Record:
@@ -100,6 +122,9 @@ def _numpy(view: Record) -> Record:
 
 
 def _medians(rows: Sequence[Taken], base: Sequence[Taken]) -> dict[str, Any]:
+    shares = [
+        (_times(one.counted, row.counted), one.nets / row.nets if row.nets else 0.0) for one, row in zip(base, rows)
+    ]
     return {
         "steps": {name: median(row.steps.get(name, 0.0) for row in rows) for name in rows[0].steps},
         "total": median(row.total for row in rows),
@@ -107,5 +132,14 @@ def _medians(rows: Sequence[Taken], base: Sequence[Taken]) -> dict[str, Any]:
         "without_proposals": median(row.regions for row in rows),
         "speedup": median(one.regions / row.regions for one, row in zip(base, rows)),
         "throughput": median(row.whole for row in rows),
+        "multiply_adds": {name: median(row.counted[name] for row in rows) for name in rows[0].counted},
+        "nets": median(row.nets for row in rows),
+        "promised": median(promised for promised, _ in shares),
+        "kept": median(real / promised if promised else 0.0 for promised, real in shares),
         "images": len(rows),
     }
+
+
+def _times(one: Mapping[str, int], other: Mapping[str, int]) -> float:
+    """How many times the multiply-adds of another one's are; 0 where one has none."""
+    return sum(one.values()) / sum(other.values()) if other else 0.0

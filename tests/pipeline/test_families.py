@@ -85,7 +85,7 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
         assert row["training_seconds"] > 0
         assert 1e8 < row["memory"] < 2e9
         assert row["cache"] > 0
-    assert set(found["costs"][2]["steps"]) >= {"proposals", "map", "features", "fc", "classifier", "suppression"}
+    assert set(found["costs"][2]["steps"]) >= {"proposals", "map", "features", "fc", "head", "suppression"}
     assert (tmp_path / "out" / "fast" / "recipe.json").is_file()
 
 
