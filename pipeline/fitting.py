@@ -12,6 +12,7 @@ import numpy as np
 from ..cache.layout import CHECKPOINT
 from ..cache.store import Shelf
 from ..errors import UserError
+from ..stages.nets import ranks
 from ..stages.record import Record, Records
 from ..stages.stage import State
 from .wrap import field_digests, host
@@ -49,6 +50,11 @@ class FitRecords(Records):
         only: compute nothing that is kept but this step, as in `Run.over`.
         """
         fields = [field for step in self.steps for field in self.run.pipeline.stage(step).gives]
+        if self.steps and ranks.count() > 1:  # each fills its share; then all is there
+            share = range(len(self))[ranks.rank() :: ranks.count()]
+            for _record in self.run.over(self.data, fields, only=only, indices=share):
+                pass
+            ranks.agreed(None)
         return self._digests(self.run.over(self.data, fields, only=only) if self.steps else self.data)
 
     def digests(self) -> Digests:
@@ -73,7 +79,8 @@ class FitRecords(Records):
 class ShelfCheckpoint:
     """Saves a fit's progress beside its state to be, at most every `every` seconds.
 
-    A full disk ends the fit with a UserError, in place of hours that could be lost; what was saved before stays.
+    Of several processes that share the fit the first one saves. A full disk ends the fit with a UserError, in place of
+    hours that could be lost; what was saved before stays.
     """
 
     def __init__(self, shelf: Shelf, update: Callable[[int, int, str], None], every: float):
@@ -86,6 +93,8 @@ class ShelfCheckpoint:
         return self.shelf.load_state(CHECKPOINT)
 
     def save(self, make: Callable[[], State], *, now: bool = False) -> None:
+        if ranks.rank():
+            return
         if now or time.monotonic() - self._saved >= self.every:
             self.shelf.save_state(on_host(make()), CHECKPOINT)
             self._saved = time.monotonic()

@@ -16,6 +16,7 @@ from ..cache import layout
 from ..cache.inputs import Inputs, state_key
 from ..cache.store import Shelf, Store
 from ..errors import UserError
+from ..stages.nets import ranks
 from ..stages.record import Record, Records
 from ..stages.stage import NoCheckpoint, Stage
 from . import rates
@@ -59,9 +60,9 @@ class Run:
         self.pipeline = pipeline
         self.store = None if cache is None else Store(None if cache == DEFAULT else cache)
         self.device = device
-        self.jobs = jobs or cores()
+        self.jobs = jobs or max(1, cores() // ranks.count())
         self.checkpoint_every = checkpoint_every
-        self.bars = Bars(sys.stderr.isatty() if progress is None else progress)
+        self.bars = Bars((sys.stderr.isatty() if progress is None else progress) and ranks.rank() == 0)
         self.clock = Clock()
         self.keys = Keys(pipeline)
         self.shelves = Shelves(self.store, self.keys, device or "auto") if self.store else None
@@ -108,6 +109,8 @@ class Run:
         names = self.pipeline.taught(self.pipeline.outputs if fields is None else fields, steps)
         if not len(data):
             raise UserError("the data set has no images")
+        if ranks.count() > 1 and self.store is None:
+            raise UserError("processes that train together share what they make through a cache; there is none")
         if not data.classes and not all(self.pipeline.step(name).apart for name in names):
             raise UserError("the data set has no annotations to learn from")
         self.pipeline.classes, self.pipeline.keys = tuple(data.classes), {}
@@ -247,13 +250,25 @@ class Run:
             raise UserError(f"step {name!r} learns from data of its own, which a RUN does not hold: train the recipe")
         records = FitRecords(self, name, data)
         key = self._prepare(name, records, only)
-        if name in self.pipeline.keys:
+        if ranks.agreed(name in self.pipeline.keys):  # else all learn it, or wait for the first, who does
+            self._take(name, key)
             return
         if only not in (None, name):
             raise UserError(
                 f"step {only!r} alone cannot run, since step {name!r} has not learned; run with --until {name} first"
             )
-        self._fit(name, key, records)
+        if step.stage.distributed or ranks.rank() == 0:  # type: ignore[union-attr] # what learns is no Again
+            self._fit(name, key, records)
+        ranks.agreed(None)
+        self._take(name, key)
+
+    def _take(self, name: str, key: str) -> None:
+        """Load what another process learned, if this one has not, or not to the last."""
+        if self.store and (ranks.rank() or name not in self.pipeline.keys):
+            state = self.store.shelf(name, key).load_state()
+            assert state is not None
+            self.pipeline.stage(name).load_state(state)
+            self.pipeline.keys[name] = key
 
     def _prepare(self, name: str, records: FitRecords, only: str | None) -> str:
         """Make what a fit reads, note on its shelf what that is, load what was learned from it before; its key."""
@@ -283,6 +298,8 @@ class Run:
             shelf = self.shelves.use(name, key, records.classes)
             resumed = layout.learned(shelf.path, layout.CHECKPOINT).exists()
             stage.fit(records, ShelfCheckpoint(shelf, partial(self.bars.update, text), self.checkpoint_every))
+            if ranks.rank():
+                return
             shelf.save_state(on_host(stage.state()))
             self.shelves.describe(name, key, records.classes)  # again, if the shelf was taken away meanwhile
             shelf.drop_state(layout.CHECKPOINT)

@@ -84,6 +84,7 @@ class Stage:
         chunk: how many images a call takes at once, at most (1: an image's regions are a batch already).
         parallel: whether an image costs a core so much that worker processes pay (over 50 ms or so).
         rounds: the parameter that says how many rounds a fit takes, where each costs as much as the next (steps, say).
+        distributed: whether the processes of torchrun share a fit (nets.ranks); else the first one does it for all.
         ranked: whether the first of the boxes that it gives are the best ones, so that they can be cut.
     """
 
@@ -97,6 +98,7 @@ class Stage:
     chunk: ClassVar[int] = 1
     parallel: ClassVar[bool] = False
     rounds: ClassVar[str] = ""
+    distributed: ClassVar[bool] = False
     ranked: ClassVar[bool] = True
 
     def __call__(self, records: Sequence[Record]) -> list[dict[str, Any]]:

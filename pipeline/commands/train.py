@@ -23,15 +23,25 @@ def train(
     cache: CacheDir = None,
     strict: Strict = False,
 ) -> None:
-    """Train a recipe on a data set and keep what detection needs in a RUN folder."""
+    """Train a recipe on a data set and keep what detection needs in a RUN folder.
+
+    Several processes share the work, where torchrun starts them:
+
+        torchrun --standalone --nproc-per-node 2 -m rcnn train fast --data SPEC --out RUN
+    """
+    from ...stages.nets import ranks
     from .. import saved
     from ..report import cost_table
 
-    pipeline = pipeline_of(recipe, sets, swaps, seed)
-    records = open_data(data, strict, cache, jobs)
-    run = make_run(pipeline, device, jobs, cache)
-    saved.prepare(out)
-    run.fit(records)
-    saved.save(pipeline, out)
-    say(cost_table(run))
-    say(f"trained {pipeline.name} on {len(records)} images; the RUN is in {out}")
+    with ranks.joined(device):
+        pipeline = pipeline_of(recipe, sets, swaps, seed)
+        records = open_data(data, strict, cache, jobs)
+        run = make_run(pipeline, device, jobs, cache)
+        if ranks.rank() == 0:
+            saved.prepare(out)
+        run.fit(records)
+        if ranks.rank():
+            return
+        saved.save(pipeline, out)
+        say(cost_table(run))
+        say(f"trained {pipeline.name} on {len(records)} images; the RUN is in {out}")

@@ -13,11 +13,12 @@ from ..boxes import encode
 from ..record import Records
 from ..sample import training_rows
 from ..stage import Checkpoint, NoCheckpoint, Ref, Stage, State
+from . import ranks
 from .images import remembered
 from .member import Member
 from .memory import reuse_freed_memory
 from .precision import device_of, low_precision, precision_of
-from .rois import RoIs, label_rois, mirror, sample, target_statistics
+from .rois import RoIs, drawn_count, label_rois, mirror, sample, target_statistics
 
 MADE = ("image", "boxes", "map_scales", "map_offset", "image_scales")  # fields that members need not give
 
@@ -26,8 +27,9 @@ class Jointly(Stage):
     """Train several stages at once; gives a state, of which each takes its part by `weights=Ref(...)`.
 
     An image-centric batch: `images` images, and of each rois / images RoIs. Images go one after the other, so that they
-    need no common size; with frozen batch norms the sum of their gradients is that of the batch. The deltas that a box
-    head learns are normalised by their mean and deviation over all foreground boxes (the authors' by class).
+    need no common size; with frozen batch norms the sum of their gradients is that of the batch. Processes that
+    torchrun started share a batch's images; they take the steps that one would, but for the order of sums. The deltas
+    that a box head learns are normalised by their mean and deviation over all foreground boxes (the authors' by class).
 
     Without a backbone among its members it learns from features that earlier steps gave: those of the proposals, and
     those of the annotated boxes as truth_features.* (SPPnet, section 4.1, trains its fully connected layers so).
@@ -59,6 +61,7 @@ class Jointly(Stage):
     files: ClassVar[tuple[str, ...]] = ("weights",)
     arrays: ClassVar[str] = "torch"
     rounds: ClassVar[str] = "steps"
+    distributed: ClassVar[bool] = True
     _read: tuple[str, ...] = ()  # features of earlier steps that members need
     _image: bool = True  # whether one of them needs the image
 
@@ -243,28 +246,29 @@ class Jointly(Stage):
         )
         data = TrainingData(records, rois, images)
         net = self._modules(data, len(records.classes), device)
-        kept, by = Kept(self.memory), self.by or self.losses
+        if self.images < ranks.count():
+            raise UserError(f"images is {self.images}: {ranks.count()} processes have no image each in a step")
+        kept = Kept(self.memory)
+        model = ranks.shared(net, partial(self._forward, kept))
 
         def loss(step: int, generator: Any) -> Iterator[Any]:
             net.train()
             chosen = usable[batch_of(step, self.images, len(usable), self.random_state)].tolist()
             seeds = torch.randint(1 << 62, (len(chosen),), generator=generator).tolist()  # each image has its own
-            own = [torch.Generator().manual_seed(seed) for seed in seeds]
-            sides = [self.flip and bool(torch.rand((), generator=one) < 0.5) for one in own]
-            drawn = [self._drawn(data, i, side, one) for i, side, one in zip(chosen, sides, own)]
-            total = sum(len(fields["roi_labels"]) for fields in drawn)
-            for i, side, one, fields in zip(chosen, sides, own, drawn):
-                with low_precision(self.device):
-                    losses = self._losses(net, (i, side), fields, kept, one)
+            total = sum(drawn_count(rois[i], self.rois // self.images, self.foreground) for i in chosen)
+            mine = list(zip(chosen, seeds))[ranks.rank() :: ranks.count()]
+            for at, (i, seed) in enumerate(mine):
+                own = torch.Generator().manual_seed(seed)
+                side = self.flip and bool(torch.rand((), generator=own) < 0.5)
+                fields = self._drawn(data, i, side, own)
                 share = len(fields["roi_labels"]) / total  # losses are means over an image's RoIs
-                yield (
-                    torch.stack([losses[name] if name in by else losses[name].detach() for name in self.losses]) * share
-                )
+                with ranks.unsynchronised(model, at < len(mine) - 1):
+                    yield model((i, side), fields, own) * share
 
         self.history_ = sgd(net, loss, checkpoint, steps=self.steps, lr=self.lr, drop_every=self.drop_every,
                             momentum=self.momentum, decay=self.decay, bias_rate=2.0, bias_decay=False,
                             warm_up=self.warm_up, clip=self.clip, losses=len(self.losses),
-                            random_state=self.random_state)  # fmt: skip
+                            shared=ranks.count() > 1, random_state=self.random_state)  # fmt: skip
         self.net_ = net.eval().cpu()
 
     def _modules(self, data: TrainingData, classes: int, device: Any) -> Any:
@@ -304,6 +308,16 @@ class Jointly(Stage):
         weights = self.given("weights")
         part = part_of(weights, name) if isinstance(weights, Mapping) else {}
         return part or (weights if "backbone" in stage.param_names() else None)
+
+    def _forward(self, kept: Kept, net: Any, side: Any, fields: dict[str, Any], generator: Any) -> Any:
+        """The losses of an image, as `losses` names them; those not learned by without a gradient."""
+        import torch
+
+        with low_precision(self.device):
+            found = self._losses(net, side, fields, kept, generator)
+        return torch.stack(
+            [found[name] if name in (self.by or found) else found[name].detach() for name in self.losses]
+        )
 
     def _losses(self, net: Any, side: Any, fields: dict[str, Any], kept: Kept, generator: Any) -> dict[str, Any]:
         """The losses of an image by name. side: which image, and whether it is mirrored."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import UserError
+from . import ranks
 
 PRECISIONS = ("auto", "bfloat16", "float32")
 
@@ -26,6 +27,8 @@ def device_of(device: str) -> Any:
         raise UserError(f"device {device!r} is none: say auto, cpu, cuda or cuda:N") from error
     if place.type not in ("cpu", "cuda"):
         raise UserError(f"device {device!r} is not used here: say auto, cpu, cuda or cuda:N")
+    if place.type == "cuda" and place.index is None and ranks.count() > 1:
+        place = torch.device("cuda", ranks.local())
     if place.type == "cuda" and (place.index or 0) >= torch.cuda.device_count():
         raise UserError(f"device {device!r} is not there: torch finds {torch.cuda.device_count()} GPUs")
     return place

@@ -58,6 +58,12 @@ def sample(rois: RoIs, count: int, share: float, generator: Any) -> Any:
     return np.concatenate([positive, some(rois.background, count - len(positive))])
 
 
+def drawn_count(rois: RoIs, count: int, share: float) -> int:
+    """How many `sample` draws."""
+    positive = min(len(rois.foreground), round(count * share))
+    return positive + min(len(rois.background), max(count - positive, 0))
+
+
 def target_statistics(rois: Sequence[RoIs], mirrored: bool) -> dict[str, Any]:
     """Mean and deviation (4 each) of the deltas of foreground boxes (section 2.3: targets are normalised).
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ...errors import UserError
 from ..stage import Checkpoint, State
+from . import ranks
 from .memory import out_of_memory
 
 # number of the step, its CPU generator -> parts that add up to its loss; one is let go before the next is asked for
@@ -21,7 +22,7 @@ Loss = Callable[[int, torch.Generator], Iterable[Tensor]]
 def sgd(net: nn.Module, loss: Loss, checkpoint: Checkpoint, *, steps: int, lr: float, drop_every: int,
         drop: float = 0.1, momentum: float = 0.9, decay: float = 5e-4, rates: Mapping[str, float] | None = None,
         bias_rate: float = 1.0, bias_decay: bool = True, warm_up: int = 0, clip: float | None = None,
-        losses: int | None = None, random_state: int = 0) -> np.ndarray:  # fmt: skip
+        losses: int | None = None, shared: bool = False, random_state: int = 0) -> np.ndarray:  # fmt: skip
     """Train the parameters of `net` that require a gradient, in place; returns the loss of every step.
 
     loss: gives the parts of a step's loss, and takes all that is random in it from the generator.
@@ -32,6 +33,8 @@ def sgd(net: nn.Module, loss: Loss, checkpoint: Checkpoint, *, steps: int, lr: f
     bias_rate, bias_decay: what the rate of biases is multiplied by too, and whether they decay.
     warm_up: steps over which the rate rises, linearly, from a third of itself.
     clip: the largest norm that the gradient of all parameters may have; None for any.
+    shared: whether the processes of nets.ranks share each step: the parts of a loss are spread over them, and their
+        backward passes give the mean of the processes' gradients.
     losses: how many a step has: each part is a vector of them, and the history steps x losses. None: parts are numbers.
 
     The generator follows from `random_state` and the number of the step alone, so a run resumed from its
@@ -46,7 +49,7 @@ def sgd(net: nn.Module, loss: Loss, checkpoint: Checkpoint, *, steps: int, lr: f
         for group in optimiser.param_groups:
             group["lr"] = lr * group["factor"] * drop ** (step // drop_every) * _warmth(step, warm_up)
         optimiser.zero_grad(set_to_none=True)
-        history[step] = _backward(loss(step, _generator(random_state, step)))
+        history[step] = _backward(loss(step, _generator(random_state, step)), shared)
         if not np.isfinite(history[step]).all():
             raise UserError(f"the loss is {history[step].sum()} at step {step}; lower lr, which is {lr}")
         if clip is not None:
@@ -103,18 +106,18 @@ def _groups(net: nn.Module, rates: Mapping[str, float], bias_rate: float, decay:
     return [{"params": found[own], "factor": own[0], "weight_decay": own[1]} for own in found]
 
 
-def _backward(parts: Iterable[Tensor]) -> np.ndarray:
+def _backward(parts: Iterable[Tensor], shared: bool) -> np.ndarray:
     total = np.zeros((), np.float64)
     try:
         for part in parts:
-            part.sum().backward()
+            (part.sum() * ranks.count() if shared else part.sum()).backward()  # their mean is then the sum
             total = total + part.detach().double().cpu().numpy()
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error):
             raise
         said = str(error).splitlines()[0] if str(error) else "no memory"
         raise UserError(f"training does not fit into memory; take less at once ({said})") from error
-    return total
+    return np.asarray(ranks.summed(total)) if shared else total
 
 
 def _generator(seed: int, step: int) -> torch.Generator:

@@ -16,6 +16,7 @@ from rcnn.stages.features.conv_map import ConvMap
 from rcnn.stages.features.hog import HOG
 from rcnn.stages.features.new_fc import NewFCLayers
 from rcnn.stages.features.roi_pool import RoIPool
+from rcnn.stages.nets import ranks
 from rcnn.stages.nets.jointly import Jointly, TrainingData
 from rcnn.stages.nets.rois import label_rois, sample, target_statistics
 from rcnn.stages.record import Record, RecordList
@@ -146,7 +147,7 @@ class Once(NoCheckpoint):
     def save(self, make: Any, *, now: bool = False) -> None:
         self.at -= 1
         if self.at == 0:
-            self.state = {name: np.array(value) for name, value in make().items()}
+            self.state = {name: np.array(np.asarray(value)) for name, value in make().items()}
             raise KeyboardInterrupt
 
 
@@ -244,3 +245,75 @@ def test_another_training_goes_on_from_all_parts(records: RecordList) -> None:
 def test_wrong_parameters_are_named(params: dict[str, Any], why: str) -> None:
     with pytest.raises(ValueError, match=why):
         Jointly(**{"members": ("map",), **params}).validate()
+
+
+def test_more_processes_than_images_are_refused(records: RecordList, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ranks, "_count", 3)
+    with pytest.raises(UserError, match="images is 2: 3 processes have no image each in a step"):
+        training().fit(records)
+
+
+# -- parts, and features of earlier steps ------------------------------------------------------------------
+
+
+def test_what_only_and_by_name_is_what_learns(records: RecordList) -> None:
+    whole = training(steps=2)
+    whole.fit(records)
+    start = {name: value.clone() for name, value in whole.net_.state_dict().items()}
+    boxes = training(weights=Ref("before"), steps=2, only=("classifier.deltas",), by=("classifier.box",))
+    boxes.bind("weights", whole.state, "key")
+    boxes.fit(records)
+    moved = {name for name, value in boxes.net_.state_dict().items() if not torch.equal(value, start[name])}
+    assert moved == {"classifier.deltas.weight", "classifier.deltas.bias"}
+    assert (boxes.history_ > 0).all()  # both are told, one is learned by
+    classes = training(weights=Ref("before"), steps=2, by=("classifier.class",))
+    classes.bind("weights", whole.state, "key")
+    classes.fit(records)
+    still = {name for name, value in classes.net_.state_dict().items() if torch.equal(value, start[name])}
+    assert {"classifier.deltas.weight", "classifier.deltas.bias"} <= still
+    assert "map.trunk.features.0.weight" not in still
+
+
+@pytest.mark.parametrize(
+    ("params", "why"),
+    [
+        ({"by": ("classifier.mask",)}, "by names 'classifier.mask'; the losses are classifier.class, classifier.box"),
+        ({"only": ("neck.conv",)}, "only names 'neck.conv'; the members are map, features, fc, classifier"),
+    ],
+)
+def test_parts_that_are_none_are_named(params: dict[str, Any], why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        training(**params)
+
+
+def test_a_part_that_does_not_learn_is_named(records: RecordList) -> None:
+    with pytest.raises(UserError, match=r"only names 'fc\.scale', and no parameter of that name learns; map\.trunk"):
+        training(only=("fc.scale",)).fit(records)
+
+
+def on_features(**params: Any) -> Jointly:
+    parts: dict[str, Stage] = {"fc": NewFCLayers(widths=(16,), **OWN), "head": SoftmaxHead(layer="fc", **OWN)}
+    return training(parts, flip=False, **params)
+
+
+def test_features_of_earlier_steps_are_learned_from(records: RecordList) -> None:
+    """Every row tells its own box, so a row of another box would be seen."""
+    stage = on_features(steps=40, lr=0.05)
+    assert stage.needs == ("boxes", "features.pool5")
+    assert stage.learns[-1] == "truth_features.pool5"
+    made = [record.add({"features.pool5": record["boxes"], "truth_features.pool5": record["truth_boxes"]})
+            for record in records]  # fmt: skip
+    data = TrainingData(made, [label_rois(record, True, 0.5, (0.1, 0.5)) for record in made], None)
+    drawn = stage._drawn(data, 0, False, torch.Generator())
+    np.testing.assert_array_equal(drawn["features.pool5"].numpy(), drawn["sampled_boxes"])
+    assert "image" not in drawn
+    stage.fit(RecordList(made, records.classes))
+    summed = stage.history_.sum(1)
+    assert summed[-10:].mean() < 0.8 * summed[:5].mean()
+
+
+def test_features_have_no_mirror_image_and_names_no_backbone() -> None:
+    with pytest.raises(ValueError, match=r"flip is True, and features\.pool5, which an earlier step gives"):
+        on_features().set_params(flip=True).validate()
+    with pytest.raises(ValueError, match="weights is 'DEFAULT', and no member starts from a backbone's weights"):
+        on_features(weights="DEFAULT")
