@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..stages.nets.jointly import Jointly
+from ..stages.nets.member import Member
 from ..stages.record import Record, Records, field_of
 from ..stages.stage import Ref, Stage
 
@@ -291,8 +292,8 @@ class Pipeline:
         for member, name in trainer.items():
             if member not in stages:
                 raise ValueError(f"step {name!r} (Jointly) trains {member!r}, which is no step")
-            weights = stages[member].get_params().get("weights")
-            if "weights" in stages[member].param_names() and weights != Ref(name):
+            weights = stages[member].get_params().get("weights", Ref(name))
+            if isinstance(stages[member], Member) and weights != Ref(name):
                 raise ValueError(
                     f"step {member!r} is trained by {name!r} and takes its weights from it, not {weights!r}: "
                     f"what training starts from is {name}__weights"
@@ -301,6 +302,9 @@ class Pipeline:
             for ref in [] if name in joint else stage.refs().values():
                 if ref.step in joint and name not in joint[ref.step].members:
                     raise ValueError(f"step {name!r} takes weights of {ref.step!r}, which does not train it")
+            if isinstance(stage, Member) and stage.new and not stage.refs():
+                kind = type(stage).__name__
+                raise ValueError(f"step {name!r} ({kind}) is nothing before it was trained: weights is a Jointly's Ref")
         for name, stage in joint.items():
             try:
                 stage.join({member: stages[member] for member in stage.members})

@@ -17,6 +17,7 @@ class NewFCLayers(Member):
     """Fully connected layers with ReLU, learned from scratch.
 
     weights: Ref of the Jointly that trains them.
+    source: the features that the first layer reads.
     widths: of the layers; 1024 and 1024 (as in the FPN paper, section 4.2, for nets without fc layers).
     norm: mean L2 norm that the features are scaled to before the first layer; 20, as for the SVMs.
     dropout: in training; 0.
@@ -24,19 +25,19 @@ class NewFCLayers(Member):
     precision: "bfloat16" or "float32"; "auto" is bfloat16 where the device computes in it.
     device: "auto", "cpu", "cuda" or "cuda:N". random_state: of the initial weights.
 
-    Reads features.pool5 (R F), writes features.fc (R widths[-1]), on the device.
+    Reads features.SOURCE (R F), writes features.fc (R widths[-1]), on the device.
     """
 
-    needs = ("features.pool5",)
     gives = ("features.fc",)
     speed: ClassVar[tuple[str, ...]] = ("device",)
     new: ClassVar[bool] = True
     at_use: ClassVar[tuple[str, ...]] = ("svd", "precision")
 
-    def __init__(self, weights: Ref | None = None, widths: Sequence[int] = (1024, 1024), norm: float = 20.0,
-                 dropout: float = 0.0, svd: Sequence[int] = (), precision: str = "auto", device: str = "auto",
-                 random_state: int = 0):  # fmt: skip
+    def __init__(self, weights: Ref | None = None, source: str = "pool5", widths: Sequence[int] = (1024, 1024),
+                 norm: float = 20.0, dropout: float = 0.0, svd: Sequence[int] = (), precision: str = "auto",
+                 device: str = "auto", random_state: int = 0):  # fmt: skip
         self.weights = weights
+        self.source = source
         self.widths = widths
         self.norm = norm
         self.dropout = dropout
@@ -44,6 +45,10 @@ class NewFCLayers(Member):
         self.precision = precision
         self.device = device
         self.random_state = random_state
+
+    @property
+    def needs(self) -> tuple[str, ...]:  # type: ignore[override]
+        return (f"features.{self.source}",)
 
     def key_params(self) -> dict[str, Any]:
         return {**super().key_params(), "precision": precision_of(self.precision, self.device)}
@@ -68,14 +73,15 @@ class NewFCLayers(Member):
 
         if weights:
             return self._filled(weights)
+        features = like[self.needs[0]]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.random_state)
-            net = FCStack(like["features.pool5"].shape[1], self.widths)
-        net.scale.fill_(mean_scale(like["features.pool5"], self.norm))
+            net = FCStack(features.shape[1], self.widths)
+        net.scale.fill_(mean_scale(features, self.norm))
         return net
 
     def loss(self, net: Any, fields: Mapping[str, Any], generator: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-        return {}, {"features.fc": net(fields["features.pool5"], self.dropout, generator)}
+        return {}, {"features.fc": net(fields[self.needs[0]], self.dropout, generator)}
 
     def __call__(self, records: Sequence[Record]) -> list[dict[str, Any]]:
         import torch
@@ -84,7 +90,7 @@ class NewFCLayers(Member):
             raise UserError("NewFCLayers have learned nothing: a Jointly trains them, and weights is its Ref")
         net = built(self, self._made)
         with torch.no_grad():
-            pooled = (torch.as_tensor(record["features.pool5"]).to(net.scale.device) for record in records)
+            pooled = (torch.as_tensor(record[self.needs[0]]).to(net.scale.device) for record in records)
             return [{"features.fc": net(features)} for features in pooled]
 
     def _made(self, state: Any) -> Any:
