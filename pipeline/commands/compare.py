@@ -30,7 +30,7 @@ def compare(
         list[str],
         typer.Option("--set", metavar="[RECIPE:]PARAM=VALUE", help="With recipes: of all of them, or of one."),
     ] = [],
-    timed: Annotated[int, typer.Option("--times", min=1, help="With recipes: images to time.")] = 20,
+    timed: Annotated[int | None, typer.Option("--times", min=1, help="With recipes: images to time; 20.")] = None,
     against: Annotated[str, typer.Option(help="Hold each RUN against the first, or the previous one.")] = "first",
     metric: Metric = "voc_area",
     resamples: Resamples = 1000,
@@ -66,11 +66,15 @@ def compare(
         if strange := [name for name in runs if name not in recipes]:
             raise UserError(f"{strange[0]} is no recipe: with --test all are; recipes: {', '.join(recipes)}")
         options = {"metric": metric, "resamples": resamples, "by_class": by_class}
-        found, tables = of_recipes(runs, sets, timed, data, test, out, device, jobs, cache, strict, against, options)
+        found, tables = of_recipes(
+            runs, sets, timed or 20, data, test, out, device, jobs, cache, strict, against, options
+        )
         show(found, tables, "compare", out, as_json, as_markdown)
         return
     if sets:
         raise UserError(f"--set {sets[0]}: a trained RUN is what it is; --set is for recipes")
+    if timed:
+        raise UserError(f"--times {timed}: RUNs are not timed; that is for recipes")
     paths = [Path(name) for name in runs]
     names, bases = sides.run_names(paths), sides.bases(against, len(paths))
     records = open_data(data, strict, cache, jobs)

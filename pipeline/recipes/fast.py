@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from ...stages.features.conv_map import ConvMap
 from ...stages.features.roi_pool import RoIPool
-from ...stages.nets.backbones import check, grid_of, layers_of
+from ...stages.nets.backbones import check, early_parts, grid_of, layers_of
 from ...stages.nets.jointly import Jointly
 from ...stages.proposals.selective_search import SelectiveSearch
 from ...stages.stage import Ref
@@ -29,6 +29,9 @@ def fast(
 ) -> Pipeline:
     """Selective search, one map of the image, RoI pooling, softmax and box heads, trained together.
 
+    Of VGG's layers those before conv3_1 learn nothing, of AlexNet's conv1 (section 4.5), unless they start from random
+    weights; `map__frozen` says otherwise.
+
     backbone: a torchvision classification net, `timm:NAME`, or `shapenet`, which is trained on the spot.
     weights: a torchvision weights name, a file, the Ref of a step that learns them, or None (random).
     proposals: the most boxes an image (section 4.1: about 2000).
@@ -46,7 +49,8 @@ def fast(
     trained = Ref("box_training" if stage_wise else "training")
     svm = classifier == "svm"
     longest = longest or (1000 if len(scales) == 1 else 2000)
-    maps = ConvMap(backbone, scales=tuple(scales), longest=longest, weights=trained)
+    frozen = early_parts(backbone) if weights is not None else ()
+    maps = ConvMap(backbone, scales=tuple(scales), longest=longest, frozen=frozen, weights=trained)
     above, layer = fully_connected(backbone, "fc7" in layers_of(backbone), fc, trained, keep=svm)
     members = ("map", "features", *(step.name for step in above), "head")
     whole = Jointly(members, weights, by=("head.class",) if stage_wise else ())

@@ -14,6 +14,8 @@ from ..nets.precision import PRECISIONS, precision_of
 from ..record import Record
 from ..stage import Ref, State
 
+LEAST = 4  # cells that an image has at least, a side; AlexNet's first poolings fail below
+
 
 def resized(height: int, width: int, shorter: int, longest: int) -> tuple[int, int]:
     """Height and width of an image made so large that neither side is above its bound, its shape kept."""
@@ -124,6 +126,8 @@ class ConvMap(Member):
         height, width = resized(image.shape[0], image.shape[1], shorter, self.longest)
         pixels = normalised(image, net.mean, net.std, device).permute(2, 0, 1)[None]  # 1 3 H W
         pixels = torch.nn.functional.interpolate(pixels, (height, width), mode="bilinear", align_corners=False)
+        least = LEAST * net.stride  # what an image lacks of it stays grey: a net's poolings need room
+        pixels = torch.nn.functional.pad(pixels, (0, max(least - width, 0), 0, max(least - height, 0)))
         found = net.trunk(pixels.to(dtype, memory_format=torch.channels_last))[0]  # C h w
         return found, (width / image.shape[1] / net.stride, height / image.shape[0] / net.stride)
 

@@ -96,7 +96,9 @@ class NewFCLayers(Member):
     def _made(self, state: Any) -> Any:
         from ..nets.layers import truncated
 
-        net = self._filled(state)
+        net = self._filled(state).requires_grad_(False)
+        net.layers[0].weight.mul_(net.scale)  # alone it would be rounded with them, to bfloat16 say
+        net.scale.fill_(1)
         for i, rank in enumerate(self.svd):
             net.layers[i] = truncated(net.layers[i], rank)
         return net

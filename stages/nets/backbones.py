@@ -240,6 +240,23 @@ def convolutional(net: Backbone) -> Backbone:
     return net
 
 
+def early_parts(name: str) -> tuple[str, ...]:
+    """The layers that Fast R-CNN leaves as they are (section 4.5): VGG's before conv3_1, AlexNet's conv1.
+
+    They are generic, and cost training time and memory. Of other nets none.
+    """
+    if "fc6" not in layers_of(name):
+        return ()
+    poolings, early = 0, []
+    for part, layer in _trunk(_model_without_memory(name)).named_modules():
+        poolings += isinstance(layer, nn.MaxPool2d)
+        if poolings == (1 if name == "alexnet" else 2):
+            break
+        if next(layer.children(), None) is None and next(layer.parameters(), None) is not None:
+            early.append(part)
+    return tuple(early)
+
+
 def check_parts(name: str, parts: Sequence[str]) -> None:
     """ValueError unless each is the name of a part of the trunk of the net of this name."""
     names = trunk_names(name) if parts else ()
@@ -305,6 +322,11 @@ def _model(name: str) -> Any:
 
     options = {"init_weights": True} if name in ("googlenet", "inception_v3") else {}  # else they warn
     return get_model_builder(name)(**options)
+
+
+def _model_without_memory(name: str) -> Any:
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        return _model(name)
 
 
 def _meta_builds(name: str) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -17,10 +17,11 @@ from . import ranks
 from .images import remembered
 from .member import Member
 from .memory import reuse_freed_memory
-from .precision import device_of, low_precision, precision_of
-from .rois import RoIs, drawn_count, label_rois, mirror, sample, target_statistics
+from .precision import PRECISIONS, device_of, low_precision, precision_of
+from .rois import RoIs, Told, drawn_count, label_rois, mirror, sample, target_statistics
 
 MADE = ("image", "boxes", "map_scales", "map_offset", "image_scales")  # fields that members need not give
+HELD = 4096  # images whose RoIs are in memory: half a GB at 2000 boxes each
 
 
 class Jointly(Stage):
@@ -51,6 +52,7 @@ class Jointly(Stage):
     clip: the largest norm of a step's gradient; None.
     difficult: whether objects marked difficult count; True. If not, boxes on them are left out.
     memory: GB of decoded images, and as many of the maps of a backbone that learns nothing, that are kept; 2.0.
+    precision: "bfloat16" or "float32", of what is computed; "auto" is bfloat16 where the device computes in it.
     device: "auto", "cpu", "cuda" or "cuda:N". random_state: seed of all that is drawn.
 
     Learns from boxes, the truth, and the image or the features that its members need. Learns net_ (the members' modules
@@ -70,8 +72,8 @@ class Jointly(Stage):
                  foreground: float = 0.25, foreground_iou: float = 0.5,
                  background_iou: Sequence[float] = (0.1, 0.5), flip: bool = True, lr: float = 0.001,
                  drop_every: int = 30_000, momentum: float = 0.9, decay: float = 5e-4, warm_up: int = 0,
-                 clip: float | None = None, difficult: bool = True, memory: float = 2.0, device: str = "auto",
-                 random_state: int = 0):  # fmt: skip
+                 clip: float | None = None, difficult: bool = True, memory: float = 2.0,
+                 precision: str = "auto", device: str = "auto", random_state: int = 0):  # fmt: skip
         self.members = members
         self.weights = weights
         self.only = only
@@ -91,6 +93,7 @@ class Jointly(Stage):
         self.clip = clip
         self.difficult = difficult
         self.memory = memory
+        self.precision = precision
         self.device = device
         self.random_state = random_state
 
@@ -144,7 +147,7 @@ class Jointly(Stage):
             trained[name] = {"class": kind, "version": stage.version, **params}
             backbone = params.get("backbone", backbone)
         weights = weights_key(backbone, self.weights) if backbone else self.weights
-        precision = precision_of("auto", self.device)
+        precision = precision_of(self.precision, self.device)
         return {**super().key_params(), "trained": trained, "weights": weights, "precision": precision}
 
     @property
@@ -167,6 +170,8 @@ class Jointly(Stage):
         for name in ("lr", "memory", "clip"):
             if getattr(self, name) is not None and not getattr(self, name) > 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it is above 0")
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision is {self.precision!r}; it is one of {', '.join(PRECISIONS)}")
         if "_stages" in self.__dict__:
             self._check_what()
 
@@ -233,10 +238,11 @@ class Jointly(Stage):
         from .sgd import batch_of, sgd
 
         checkpoint = checkpoint or NoCheckpoint()
-        rois = [label_rois(record, self.difficult, self.foreground_iou, self.background_iou) for record in records]
-        usable = np.flatnonzero([len(one.foreground) + len(one.background) > 0 for one in rois])
-        if not any(len(one.foreground) for one in rois):
-            raise UserError(f"Jointly: of {sum(len(one.box) for one in rois)} boxes in {len(rois)} images none is "
+        rois = lru_cache(HELD)(lambda i: self._rois(records[i]))
+        told = [Told.of(rois(i)) for i in range(len(records))]
+        usable = np.flatnonzero([one.drawn > 0 for one in told])
+        if not any(len(one.targets) for one in told):
+            raise UserError(f"Jointly: of {sum(one.boxes for one in told)} boxes in {len(told)} images none is "
                             f"on an object")  # fmt: skip
         device = device_of(self.device)
         if device.type == "cpu":
@@ -245,7 +251,7 @@ class Jointly(Stage):
             remembered(lambda i: np.asarray(records[i]["image"]), len(records), self.memory) if self._image else None
         )
         data = TrainingData(records, rois, images)
-        net = self._modules(data, len(records.classes), device)
+        net = self._modules(data, told, len(records.classes), device)
         if self.images < ranks.count():
             raise UserError(f"images is {self.images}: {ranks.count()} processes have no image each in a step")
         kept = Kept(self.memory)
@@ -255,7 +261,7 @@ class Jointly(Stage):
             net.train()
             chosen = usable[batch_of(step, self.images, len(usable), self.random_state)].tolist()
             seeds = torch.randint(1 << 62, (len(chosen),), generator=generator).tolist()  # each image has its own
-            total = sum(drawn_count(rois[i], self.rois // self.images, self.foreground) for i in chosen)
+            total = sum(drawn_count(rois(i), self.rois // self.images, self.foreground) for i in chosen)
             mine = list(zip(chosen, seeds))[ranks.rank() :: ranks.count()]
             for at, (i, seed) in enumerate(mine):
                 own = torch.Generator().manual_seed(seed)
@@ -271,7 +277,10 @@ class Jointly(Stage):
                             shared=ranks.count() > 1, random_state=self.random_state)  # fmt: skip
         self.net_ = net.eval().cpu()
 
-    def _modules(self, data: TrainingData, classes: int, device: Any) -> Any:
+    def _rois(self, record: Any) -> RoIs:
+        return label_rois(record, self.difficult, self.foreground_iou, self.background_iou)
+
+    def _modules(self, data: TrainingData, told: Sequence[Told], classes: int, device: Any) -> Any:
         """The members' modules, each built when those before it have shown what they give for one image.
 
         UserError if `only` names nothing that learns.
@@ -280,15 +289,17 @@ class Jointly(Stage):
         from torch import nn
 
         net = nn.ModuleDict()
-        first = next(i for i, one in enumerate(data.rois) if len(one.foreground))
+        first = next(i for i, one in enumerate(told) if len(one.targets))
         generator = torch.Generator().manual_seed(self.random_state)
-        fields = self._drawn(data, first, False, generator) | target_statistics(data.rois, self.flip)
+        fields = self._drawn(data, first, False, generator) | target_statistics(
+            [one.targets for one in told], self.flip
+        )
         for name, stage in self._joined().items():
             module = stage.module(self._initial(name, stage), fields, classes).to(
                 device, memory_format=torch.channels_last
             )
             net[name] = module
-            with torch.no_grad(), low_precision(self.device):
+            with torch.no_grad(), low_precision(self.device, self.precision):
                 fields |= stage.loss(module.eval(), fields, generator)[1]
         self._narrow(net)
         return net
@@ -313,7 +324,7 @@ class Jointly(Stage):
         """The losses of an image, as `losses` names them; those not learned by without a gradient."""
         import torch
 
-        with low_precision(self.device):
+        with low_precision(self.device, self.precision):
             found = self._losses(net, side, fields, kept, generator)
         return torch.stack(
             [found[name] if name in (self.by or found) else found[name].detach() for name in self.losses]
@@ -335,7 +346,7 @@ class Jointly(Stage):
         """The fields of image i that the members read: image or features, sampled_boxes, roi_labels, roi_targets."""
         import torch
 
-        rois = data.rois[i]
+        rois = data.rois(i)
         chosen = sample(rois, self.rois // self.images, self.foreground, generator)
         boxes, truth = rois.box[chosen], rois.truth[chosen]
         fields: dict[str, Any] = {}
@@ -354,10 +365,10 @@ class Jointly(Stage):
 
 
 class TrainingData(NamedTuple):
-    """What is drawn from: records, their RoIs, and their images by number, where members read them."""
+    """What is drawn from: records, and by number their RoIs, and their images where members read them."""
 
     records: Records
-    rois: Sequence[RoIs]
+    rois: Callable[[int], RoIs]
     images: Callable[[int], Any] | None
 
 

@@ -49,11 +49,11 @@ def precision_of(precision: str, device: str) -> str:
     return "bfloat16" if pays else "float32"
 
 
-def low_precision(device: str) -> Any:
-    """A context in which nets in training compute in bfloat16 where the device does; their weights stay float32."""
+def low_precision(device: str, precision: str = "auto") -> Any:
+    """A context in which nets in training compute in this number format; their weights stay float32."""
     import torch
 
-    return torch.autocast(device_of(device).type, torch.bfloat16, enabled=precision_of("auto", device) == "bfloat16")
+    return torch.autocast(device_of(device).type, torch.bfloat16, enabled=precision_of(precision, device) == "bfloat16")
 
 
 @cache

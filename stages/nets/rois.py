@@ -64,18 +64,33 @@ def drawn_count(rois: RoIs, count: int, share: float) -> int:
     return positive + min(len(rois.background), max(count - positive, 0))
 
 
-def target_statistics(rois: Sequence[RoIs], mirrored: bool) -> dict[str, Any]:
-    """Mean and deviation (4 each) of the deltas of foreground boxes (section 2.3: targets are normalised).
+class Told(NamedTuple):
+    """What is kept of an image's RoIs from the first pass: how many boxes, how many can be drawn, and what boxes learn.
+
+    targets: n 4, the deltas of its foreground.
+    """
+
+    boxes: int
+    drawn: int
+    targets: Any
+
+    @classmethod
+    def of(cls, rois: RoIs) -> Told:
+        targets = encode(rois.box[rois.foreground], rois.truth[rois.foreground])
+        return cls(len(rois.box), len(rois.foreground) + len(rois.background), targets)
+
+
+def target_statistics(targets: Sequence[Any], mirrored: bool) -> dict[str, Any]:
+    """Mean and deviation (4 each) of deltas (n 4 an image; section 2.3: targets are normalised).
 
     mirrored: whether each stands for its mirror image too.
     """
-    parts = [encode(one.box[one.foreground], one.truth[one.foreground]) for one in rois]
-    targets = np.concatenate(parts).astype(np.float64)
+    known = np.concatenate(list(targets)).astype(np.float64)
     if mirrored:
-        targets = np.concatenate([targets, targets * [-1, 1, 1, 1]])
+        known = np.concatenate([known, known * [-1, 1, 1, 1]])
     return {
-        "target_mean": targets.mean(0).astype(np.float32),
-        "target_std": np.maximum(targets.std(0), 0.01).astype(np.float32),
+        "target_mean": known.mean(0).astype(np.float32),
+        "target_std": np.maximum(known.std(0), 0.01).astype(np.float32),
     }
 
 

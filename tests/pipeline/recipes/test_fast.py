@@ -93,3 +93,41 @@ def test_members_take_their_weights_from_their_training() -> None:
         pipeline.set_params(map__scales=(8,))
     assert pipeline["training"]._joined()["map"].get_params()["scales"] == (120,)  # as if it had never been asked
     assert small()["map"].refs() == {"weights": Ref("training")}
+
+
+def test_svms_on_features_that_a_softmax_led_to() -> None:
+    svm = fast("shapenet", None, classifier="svm", fc=(16,))
+    assert [step.name for step in svm][-6:] == [
+        "fc", "head", "truth_features", "truth_fc", "classifier", "suppression"]  # fmt: skip
+    assert svm["head"].gives == ("deltas",)
+    assert svm.step("fc").keep
+    keys = [
+        Run(one, cache=None, progress=False).method_key("training") for one in (svm, fast("shapenet", None, fc=(16,)))
+    ]
+    assert keys[0] == keys[1]  # the same training serves both
+    with pytest.raises(ValueError, match="classifier is 'tree'; it is svm or softmax"):
+        fast("shapenet", None, classifier="tree")
+
+
+def test_stage_wise_training_learns_boxes_alone_at_last(tmp_path: Path) -> None:
+    pipeline = fast("shapenet", None, scales=(120,), fc=(16,), stage_wise=True)
+    pipeline.swap("proposals", SlidingWindow(scales=(24, 48), stride=0.5))
+    pipeline.set_params(training__steps=2, box_training__steps=2, map__longest=200)
+    with Run(pipeline, cache=tmp_path / "cache", device="cpu", progress=False) as run:
+        run.fit(Shapes(4, 1))
+        one, other = (pipeline[name].state() for name in ("training", "box_training"))
+        first = detections(run, Shapes(4, 1))
+        saved.save(pipeline, tmp_path / "run")
+    moved = {name for name in one if name.startswith("net_") and not np.array_equal(one[name], other[name])}
+    assert moved == {"net_.head.deltas.weight", "net_.head.deltas.bias"}
+    with Run(saved.load(tmp_path / "run"), cache=None, device="cpu", progress=False) as there:
+        assert same(first, detections(there, Shapes(4, 1)))
+
+
+def test_early_layers_stay_as_they_are_unless_they_start_at_random() -> None:
+    assert fast("vgg16")["map"].get_params()["frozen"] == ("features.0", "features.2", "features.5", "features.7")
+    assert fast("alexnet")["map"].get_params()["frozen"] == ("features.0",)
+    assert fast("vgg11_bn")["map"].get_params()["frozen"] == ("features.0", "features.1", "features.4", "features.5")
+    assert (
+        fast("squeezenet1_1")["map"].get_params()["frozen"] == fast("vgg16", None)["map"].get_params()["frozen"] == ()
+    )

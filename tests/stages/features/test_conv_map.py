@@ -94,3 +94,11 @@ def test_a_frozen_net_is_constant() -> None:
 def test_wrong_parameters_are_named(params: dict[str, Any], why: str) -> None:
     with pytest.raises(ValueError, match=why):
         ConvMap(**{"backbone": "shapenet", **params}).validate()
+
+
+@pytest.mark.parametrize("shape", [(1, 900), (700, 2), (3, 3)])
+@pytest.mark.parametrize("backbone", ["alexnet", "squeezenet1_1", "inception_v3"])
+def test_any_aspect_has_a_map(backbone: str, shape: tuple[int, int]) -> None:
+    found = called(ConvMap(backbone, scales=(100,), longest=300, **PLAIN), np.zeros((*shape, 3), np.uint8))
+    assert min(found["map"].shape[1:]) >= 2
+    assert torch.isfinite(found["map"]).all()
