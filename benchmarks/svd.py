@@ -54,7 +54,7 @@ def main() -> None:
     for svd in ranks:
         promised = work[()] / work[svd]
         real = median(whole / part for whole, part in zip(taken[()], taken[svd]))
-        print(f"ranks {svd[0]} and {svd[1]}: {work[svd]:.0f} of {work[()]:.0f} G multiply-adds, {promised:.2f} times fewer; "
+        print(f"ranks {svd}: {work[svd]:.0f} of {work[()]:.0f} G multiply-adds, {promised:.2f} times fewer; "
               f"{1000 * median(taken[svd]):.0f} of {1000 * median(taken[()]):.0f} ms, {real:.2f} times as fast; "
               f"kept {real / promised:.2f}")  # fmt: skip
 
