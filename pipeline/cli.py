@@ -13,6 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from ..errors import UserError
+from ..stages.nets import ranks
 from .commands import (
     cache,
     compare,
@@ -83,6 +84,8 @@ def main() -> None:
     warnings.formatwarning = lambda message, *_args, **_more: f"rcnn: {message}\n"
     warnings.filterwarnings("ignore", r"\d+ tasks ")  # of joblib, which is told to stop when the run is
     try:
+        if ranks.started() and sys.argv[1:2] != ["train"]:
+            raise UserError("torchrun is for rcnn train: of any other command every process would do the whole")
         _to_the_last_byte()
     except UserError as error:
         print(f"rcnn: {error}", file=sys.stderr)

@@ -16,8 +16,11 @@ from typing import Any
 from ..cache import files
 from ..errors import UserError
 from ..stages.record import Records
+from ..stages.stage import Ref
 from . import saved
 from .compare import Measured, measured
+from .keys import Keys
+from .pipeline import Pipeline
 from .run import Run
 from .tables import LINE, Table, number, size
 from .times import PROPOSALS, environment, times
@@ -51,6 +54,25 @@ def refuse_names(recipes: Sequence[str]) -> None:
         raise UserError(f"{twice} is named twice: a recipe is compared with others")
 
 
+def unlike(pipelines: Sequence[Pipeline]) -> list[str]:
+    """What makes recipes differ in more than their methods: other backbones, weights or proposals."""
+    found = []
+    for what in ("backbone", "weights"):
+        named = {p.name: _first(p, what) for p in pipelines}
+        if len(set(map(str, named.values()))) > 1:
+            found.append(f"{what}: " + ", ".join(f"{name} has {value}" for name, value in named.items()))
+    proposals = [Keys(p).method_key(PROPOSALS) for p in pipelines if PROPOSALS in {step.name for step in p}]
+    if len(set(proposals)) > 1:
+        found.append("proposals: the recipes' stages or their parameters differ")
+    return found
+
+
+def _first(pipeline: Pipeline, what: str) -> Any:
+    """The first value of a parameter of this name that is no Ref; None if there is none."""
+    values = (value for name, value in pipeline.get_params().items() if name.endswith(f"__{what}"))
+    return next((value for value in values if value is not None and not isinstance(value, Ref)), None)
+
+
 def train(run: Run, data: Records, place: Path) -> None:
     """Train through the cache and save the RUN; what it took is noted in its folder if it was all done now."""
     run.fit(data)
@@ -62,12 +84,13 @@ def train(run: Run, data: Records, place: Path) -> None:
 
 
 def fresh_seconds(run: Run) -> float | None:
-    """Seconds of all steps that a Run has called and of its fits, without proposals, as in the paper's table.
+    """Seconds of the steps that a Run has called and of its fits, without proposals and pre-training, as in the paper.
 
     None if anything of it came from the cache, or a fit went on from a checkpoint: the rest is not known.
     """
-    tallies = {name: tally for name, tally in run.clock.tallies.items() if name != PROPOSALS}
-    loaded = [name for name in run.pipeline.keys if not run.clock[name].fit_seconds]
+    apart = {step.name for step in run.pipeline if step.apart}
+    tallies = {name: tally for name, tally in run.clock.tallies.items() if name not in {PROPOSALS, *apart}}
+    loaded = [name for name in run.pipeline.keys if name not in apart and not run.clock[name].fit_seconds]
     if loaded or any(tally.reused or tally.resumed for tally in tallies.values()):
         return None
     return sum(tally.seconds + tally.fit_seconds for tally in tallies.values())
@@ -178,7 +201,7 @@ def _cost_table(costs: Sequence[Mapping[str, Any]], where: Mapping[str, Any]) ->
     caption = LINE.join(
         (
             f"medians of {costs[0]['images']} images, interleaved, no cache, each warmed up; {_where(where)}",
-            "training: without proposals, told where nothing of it came from the cache",
+            "training: without proposals and pre-training, told where nothing of it came from the cache",
             "peak memory: of the host, of a process that detects in one image; cache: all that these steps keep",
         )
     )

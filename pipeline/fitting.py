@@ -15,7 +15,7 @@ from ..errors import UserError
 from ..stages.nets import ranks
 from ..stages.record import Record, Records
 from ..stages.stage import State
-from .wrap import field_digests, host
+from .wrap import field_digests, host, view_on_host
 
 if TYPE_CHECKING:
     from .run import Run
@@ -59,7 +59,7 @@ class FitRecords(Records):
 
     def digests(self) -> Digests:
         """The same of what is in the cache already; nothing is computed."""
-        return self._digests(self)
+        return self._digests(map(self._made, range(len(self))))
 
     def _digests(self, records: Iterable[Record]) -> Digests:
         views = (record.only(self.fields, self.reader) for record in records)
@@ -69,6 +69,9 @@ class FitRecords(Records):
         return len(self.data)
 
     def __getitem__(self, index: Any) -> Any:
+        return view_on_host(self._made(index))
+
+    def _made(self, index: Any) -> Record:
         record = self.data[self.order[index]]
         for name in self.steps:
             (fields,) = self.run.wrapped(name)([record])

@@ -263,6 +263,12 @@ class Pipeline:
 
     def check(self) -> None:
         """ValueError, in one sentence that names step and field, if the steps cannot work together."""
+        for step in self.steps:
+            if isinstance(step.stage, Stage):
+                try:
+                    step.stage.check_types()
+                except ValueError as error:
+                    raise ValueError(f"step {step.name!r} ({type(step.stage).__name__}): {error}") from error
         self._join()
         seen: list[str] = []
         given: dict[str, str] = {}
@@ -306,6 +312,11 @@ class Pipeline:
                 kind = type(stage).__name__
                 raise ValueError(f"step {name!r} ({kind}) is nothing before it was trained: weights is a Jointly's Ref")
         for name, stage in joint.items():
+            start = stage.weights
+            if isinstance(start, Ref) and start.step in joint:
+                own = [one for one in stage.members if "weights" in stages[one].param_names()]
+                if lacking := [one for one in own if one not in joint[start.step].members]:
+                    raise ValueError(f"step {name!r} goes on from {start.step!r}, which does not train {lacking[0]!r}")
             try:
                 stage.join({member: stages[member] for member in stage.members})
             except ValueError as error:
@@ -314,7 +325,6 @@ class Pipeline:
     def _check_stage(self, name: str, stage: Stage, seen: list[str], given: Mapping[str, str]) -> None:
         kind = type(self.method(name)).__name__
         try:
-            self.method(name).check_types()
             self.method(name).validate()
         except ValueError as error:
             raise ValueError(f"step {name!r} ({kind}): {error}") from error

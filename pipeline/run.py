@@ -60,7 +60,7 @@ class Run:
         self.pipeline = pipeline
         self.store = None if cache is None else Store(None if cache == DEFAULT else cache)
         self.device = device
-        self.jobs = jobs or max(1, cores() // ranks.count())
+        self.jobs = jobs or max(1, cores() // ranks.here())
         self.checkpoint_every = checkpoint_every
         self.bars = Bars((sys.stderr.isatty() if progress is None else progress) and ranks.rank() == 0)
         self.clock = Clock()
@@ -113,6 +113,9 @@ class Run:
             raise UserError("processes that train together share what they make through a cache; there is none")
         if not data.classes and not all(self.pipeline.step(name).apart for name in names):
             raise UserError("the data set has no annotations to learn from")
+        for name in names:
+            if self.pipeline.stage(name).distributed:
+                self.pipeline.stage(name).check_processes(ranks.count())
         self.pipeline.classes, self.pipeline.keys = tuple(data.classes), {}
         self.pipeline.category_ids = tuple(getattr(data, "category_ids", ()))
         self.pipeline.revision += 1

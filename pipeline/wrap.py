@@ -80,7 +80,7 @@ class Timed:
         """The fields of each record, in order, each as soon as it is there."""
         views = [record.only(self.stage.needs, self.reader) for record in records]
         if self.stage.arrays == "numpy":
-            views = [_on_host(view) for view in views]
+            views = [view_on_host(view) for view in views]
         for record, (fields, seconds) in zip(records, self._results(views), strict=True):
             self.clock[self.name].count(record.id, seconds)
             self._check(record, fields)
@@ -264,7 +264,7 @@ def host(value: Any) -> Any:
     return value
 
 
-def _on_host(view: Record) -> Record:
+def view_on_host(view: Record) -> Record:
     """The same view, its tensors as numpy arrays when they are read."""
     fields = {}
     for name in view:

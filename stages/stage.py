@@ -112,6 +112,9 @@ class Stage:
         """Learn from records, in canonical order, each holding `needs` and `learns`."""
         raise NotImplementedError(f"{type(self).__name__} learns nothing")
 
+    def check_processes(self, count: int) -> None:
+        """UserError if so many processes cannot share the fit of a `distributed` stage."""
+
     def work(self, images: int) -> float:
         """What a fit on so many images costs, to be set against another fit of the same class; images, if no more."""
         return images

@@ -113,6 +113,8 @@ def of_recipes(
 
     for name in names:
         work(name)  # all are refused before any is trained
+    for unlike in families.unlike([work(name).pipeline for name in names]):
+        say(f"not like with like: {unlike}")
     train, images = (open_data(spec, strict, cache, jobs) for spec in (data, test))
     grid.refuse_data(train, images)
     places = [out / name for name in names]

@@ -34,9 +34,9 @@ def fast(
 
     backbone: a torchvision classification net, `timm:NAME`, or `shapenet`, which is trained on the spot.
     weights: a torchvision weights name, a file, the Ref of a step that learns them, or None (random).
-    proposals: the most boxes an image (section 4.1: about 2000).
+    proposals: the most boxes an image (section 3: about 2000).
     scales: shorter sides of the image in pixels (section 4.1: 600; 480, 576, 688, 864 and 1200 in 5.2).
-    longest: cap on the longer side in pixels; by default 1000, and 2000 with several scales (4.1 and 5.2).
+    longest: cap on the longer side in pixels; by default 1000, and 2000 with several scales (5.2).
     fc: widths of new fully connected layers, for a backbone without fc6 and fc7; none: the heads read the pooled map.
     box_regression: whether boxes are refined.
     classifier: "softmax", or "svm" for SVMs on the features that training with a softmax led to (section 5.4).

@@ -40,7 +40,7 @@ def fully_connected(
 
 def heads(layer: str, trained: Ref, outputs: Sequence[str]) -> Step:
     """The two heads of Fast R-CNN on a layer; outputs: those that detection uses."""
-    norm = None if layer == "fc7" else 20.0  # of fc6 and fc7 the norm is what new layers are made for
+    norm = None if layer in ("fc6", "fc7") else 20.0  # of fc6 and fc7 the norm is what new layers are made for
     return Step("head", SoftmaxHead(layer=layer, norm=norm, outputs=tuple(outputs), weights=trained))
 
 

@@ -29,7 +29,7 @@ class ConvMap(Member):
     backbone, weights, random_state: as nets.backbones.load takes them; weights may be a Ref. A max pooling that ends
         the convolutional part, as VGG's and AlexNet's, is left out: RoI pooling stands in its place (Fast R-CNN, 2.2).
     scales: lengths of the shorter side in pixels, rising; one map for each. 600 (Fast R-CNN, section 4.1).
-    longest: cap on the longer side; 1000 (the same).
+    longest: cap on the longer side; 1000 (section 5.2).
     frozen: names, below the backbone's trunk, of parts that training leaves as they are; "all" for all of it.
     precision: "bfloat16" or "float32"; "auto" is bfloat16 where the device computes in it.
     device: "auto", "cpu", "cuda" or "cuda:N".
@@ -41,6 +41,7 @@ class ConvMap(Member):
     """
 
     needs = ("image",)
+    version: ClassVar[int] = 2  # 2: what is a few cells wide is padded
     speed: ClassVar[tuple[str, ...]] = ("device",)
     files: ClassVar[tuple[str, ...]] = ("weights",)
     at_use: ClassVar[tuple[str, ...]] = ("precision",)

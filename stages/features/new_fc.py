@@ -29,6 +29,7 @@ class NewFCLayers(Member):
     """
 
     gives = ("features.fc",)
+    version: ClassVar[int] = 2  # 2: the scale of the features is not rounded
     speed: ClassVar[tuple[str, ...]] = ("device",)
     new: ClassVar[bool] = True
     at_use: ClassVar[tuple[str, ...]] = ("svd", "precision")

@@ -30,7 +30,7 @@ def pyramid_bins(boxes: Any, levels: Sequence[int], size: Sequence[int]) -> Any:
 
     boxes: R 4, in cells, half-open. The window of a box is from floor(x0) + 1 to ceil(x1) - 1, both included (SPPnet,
     appendix A), one cell at least, and on the map. A level of n x n bins takes the cells from floor((i - 1) w / n) to
-    ceil(i w / n) for i = 1..n (section 2.3), so none is empty.
+    ceil(i w / n) for i = 1..n (appendix A), so none is empty.
     """
     boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
     limit = np.array([size[1], size[0]])

@@ -46,12 +46,13 @@ class Jointly(Stage):
     foreground_iou, background_iou: 0.5, and [0.1, 0.5).
     flip: whether images are mirrored with a probability of 0.5; True. Features of earlier steps cannot be mirrored.
     lr: 0.001, multiplied by 0.1 every `drop_every` steps; 30,000.
-    momentum, decay: of the descent; 0.9 and 0.0005. Biases learn twice as fast and do not decay, as in the authors'
-        released prototxt.
+    momentum, decay: of the descent; 0.9 and 0.0005 (section 2.3). Biases learn twice as fast.
+    bias_decay: whether biases decay too; True (section 2.3; in the authors' released prototxt they do not).
     warm_up: steps over which the rate rises from a third of itself; 0.
     clip: the largest norm of a step's gradient; None.
     difficult: whether objects marked difficult count; True. If not, boxes on them are left out.
-    memory: GB of decoded images, and as many of the maps of a backbone that learns nothing, that are kept; 2.0.
+    memory: GB of decoded images (or of features), and as many of the maps of a backbone that learns nothing, that are
+        kept; 2.0.
     precision: "bfloat16" or "float32", of what is computed; "auto" is bfloat16 where the device computes in it.
     device: "auto", "cpu", "cuda" or "cuda:N". random_state: seed of all that is drawn.
 
@@ -63,6 +64,7 @@ class Jointly(Stage):
     files: ClassVar[tuple[str, ...]] = ("weights",)
     arrays: ClassVar[str] = "torch"
     rounds: ClassVar[str] = "steps"
+    version: ClassVar[int] = 2  # 2: biases decay, RoIs are drawn image by image
     distributed: ClassVar[bool] = True
     _read: tuple[str, ...] = ()  # features of earlier steps that members need
     _image: bool = True  # whether one of them needs the image
@@ -71,8 +73,8 @@ class Jointly(Stage):
                  by: Sequence[str] = (), steps: int = 40_000, images: int = 2, rois: int = 128,
                  foreground: float = 0.25, foreground_iou: float = 0.5,
                  background_iou: Sequence[float] = (0.1, 0.5), flip: bool = True, lr: float = 0.001,
-                 drop_every: int = 30_000, momentum: float = 0.9, decay: float = 5e-4, warm_up: int = 0,
-                 clip: float | None = None, difficult: bool = True, memory: float = 2.0,
+                 drop_every: int = 30_000, momentum: float = 0.9, decay: float = 5e-4, bias_decay: bool = True,
+                 warm_up: int = 0, clip: float | None = None, difficult: bool = True, memory: float = 2.0,
                  precision: str = "auto", device: str = "auto", random_state: int = 0):  # fmt: skip
         self.members = members
         self.weights = weights
@@ -89,6 +91,7 @@ class Jointly(Stage):
         self.drop_every = drop_every
         self.momentum = momentum
         self.decay = decay
+        self.bias_decay = bias_decay
         self.warm_up = warm_up
         self.clip = clip
         self.difficult = difficult
@@ -175,6 +178,10 @@ class Jointly(Stage):
         if "_stages" in self.__dict__:
             self._check_what()
 
+    def check_processes(self, count: int) -> None:
+        if self.images < count:
+            raise UserError(f"images is {self.images}: {count} processes have no image each in a step")
+
     def _check_what(self) -> None:
         """Of what is trained, from what, and by what."""
         if self.flip and self._read:
@@ -183,7 +190,9 @@ class Jointly(Stage):
             raise ValueError(f"by names {strange[0]!r}; the losses are {', '.join(self.losses)}")
         if strange := [name for name in self.only if name.partition(".")[0] not in self.members]:
             raise ValueError(f"only names {strange[0]!r}; the members are {', '.join(self.members)}")
-        if isinstance(self.weights, str) and not self._backbones():
+        if len(backbones := set(self._backbones())) > 1:
+            raise ValueError(f"members have different backbones, {' and '.join(sorted(backbones))}")
+        if isinstance(self.weights, str) and not backbones:
             raise ValueError(f"weights is {self.weights!r}, and no member starts from a backbone's weights")
 
     def _check_samples(self) -> None:
@@ -250,10 +259,9 @@ class Jointly(Stage):
         images = (
             remembered(lambda i: np.asarray(records[i]["image"]), len(records), self.memory) if self._image else None
         )
-        data = TrainingData(records, rois, images)
+        data = TrainingData(records, rois, images, [self._rows(records, rois, name) for name in self._read])
         net = self._modules(data, told, len(records.classes), device)
-        if self.images < ranks.count():
-            raise UserError(f"images is {self.images}: {ranks.count()} processes have no image each in a step")
+        self.check_processes(ranks.count())
         kept = Kept(self.memory)
         model = ranks.shared(net, partial(self._forward, kept))
 
@@ -272,10 +280,16 @@ class Jointly(Stage):
                     yield model((i, side), fields, own) * share
 
         self.history_ = sgd(net, loss, checkpoint, steps=self.steps, lr=self.lr, drop_every=self.drop_every,
-                            momentum=self.momentum, decay=self.decay, bias_rate=2.0, bias_decay=False,
+                            momentum=self.momentum, decay=self.decay, bias_rate=2.0, bias_decay=self.bias_decay,
                             warm_up=self.warm_up, clip=self.clip, losses=len(self.losses),
                             shared=ranks.count() > 1, random_state=self.random_state)  # fmt: skip
         self.net_ = net.eval().cpu()
+
+    def _rows(self, records: Records, rois: Callable[[int], RoIs], name: str) -> Callable[[int], Any]:
+        """By number of the image the features of the RoIs that can be drawn, kept in memory as far as they fit."""
+        layer = name.removeprefix("features.")
+        read = lambda i: training_rows(records[i], layer, _drawable(rois(i)))  # noqa: E731
+        return remembered(read, len(records), self.memory / len(self._read))
 
     def _rois(self, record: Any) -> RoIs:
         return label_rois(record, self.difficult, self.foreground_iou, self.background_iou)
@@ -326,9 +340,11 @@ class Jointly(Stage):
 
         with low_precision(self.device, self.precision):
             found = self._losses(net, side, fields, kept, generator)
-        return torch.stack(
-            [found[name] if name in (self.by or found) else found[name].detach() for name in self.losses]
-        )
+        learned = {name: loss if name in (self.by or found) else loss.detach() for name, loss in found.items()}
+        losses = torch.stack([learned[name] for name in self.losses])
+        if net.training and not losses.requires_grad:
+            raise UserError("by names losses and only names parts of which none goes with another: nothing is learned")
+        return losses
 
     def _losses(self, net: Any, side: Any, fields: dict[str, Any], kept: Kept, generator: Any) -> dict[str, Any]:
         """The losses of an image by name. side: which image, and whether it is mirrored."""
@@ -355,21 +371,20 @@ class Jointly(Stage):
             if mirrored:
                 fields["image"] = np.ascontiguousarray(image[:, ::-1])
                 boxes, truth = (mirror(one, image.shape[1]) for one in (boxes, truth))
-        if self._read:
-            record, device = data.records[i], device_of(self.device)
-            for name in self._read:
-                rows = training_rows(record, name.removeprefix("features."), chosen)  # n F
-                fields[name] = torch.from_numpy(rows).to(device, torch.float32)
+        for name, rows in zip(self._read, data.rows):
+            mine = torch.from_numpy(rows(i)[np.searchsorted(_drawable(rois), chosen)])  # n F
+            fields[name] = mine.to(device_of(self.device), torch.float32)
         targets = encode(boxes.astype(np.float32), truth.astype(np.float32))
         return {**fields, "sampled_boxes": boxes, "roi_labels": rois.label[chosen], "roi_targets": targets}
 
 
 class TrainingData(NamedTuple):
-    """What is drawn from: records, and by number their RoIs, and their images where members read them."""
+    """What is drawn from: records, and by number their RoIs, and their images or features where members read them."""
 
     records: Records
     rois: Callable[[int], RoIs]
     images: Callable[[int], Any] | None
+    rows: Sequence[Callable[[int], Any]] = ()  # by field: features of the RoIs that can be drawn
 
 
 def part_of(state: Mapping[str, Any], member: str) -> dict[str, Any]:
@@ -411,3 +426,8 @@ class Tensors:
 
     def load_state_dict(self, tensors: Mapping[str, Any]) -> None:
         self.tensors = dict(tensors)
+
+
+def _drawable(rois: RoIs) -> Any:
+    """Indices of the RoIs that can be drawn, rising."""
+    return np.sort(np.concatenate([rois.foreground, rois.background]))

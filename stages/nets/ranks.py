@@ -11,6 +11,8 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
 from typing import Any
 
+from ...errors import UserError
+
 PATIENCE = timedelta(days=7)  # the others wait while the first one learns what cannot be shared
 
 _rank, _count = 0, 1
@@ -28,15 +30,22 @@ def count() -> int:
 
 @contextmanager
 def joined(device: str) -> Iterator[None]:
-    """Be one of the processes that torchrun started, where it did. device: as stages take it."""
+    """Be one of the processes that torchrun started, where it did. device: as stages take it.
+
+    UserError if each of them cannot have a GPU of its own, where GPUs are asked for.
+    """
     global _rank, _count
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if not started():
         yield
         return
     import torch
     from torch import distributed
 
     cuda = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
+    if device.startswith("cuda:"):
+        raise UserError(f"device {device!r}: of processes that train together each has a GPU of its own; say cuda")
+    if cuda and local() >= torch.cuda.device_count():
+        raise UserError(f"process {local()} has no GPU of its own: torch finds {torch.cuda.device_count()}")
     if cuda:
         torch.cuda.set_device(local())
     distributed.init_process_group("nccl" if cuda else "gloo", timeout=PATIENCE)
@@ -46,6 +55,16 @@ def joined(device: str) -> Iterator[None]:
     finally:
         _rank, _count = 0, 1
         distributed.destroy_process_group()
+
+
+def started() -> bool:
+    """Whether torchrun started this process, and others."""
+    return "RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def here() -> int:
+    """How many of the processes are on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if _count > 1 else 1
 
 
 def local() -> int:

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from rcnn.errors import UserError
 from rcnn.pipeline import cli, families
+from rcnn.pipeline.recipes import fast, rcnn, sppnet
 from rcnn.pipeline.run import Run
-from rcnn.pipeline.times import times
+from rcnn.pipeline.times import Taken, _medians, times
 
 SMALL = ("--set", "backbone=shapenet", "--set", "weights=null", "--set", "proposals=40", "--set", "fast:fc=[16]")
 FAST = ("--set", "fast:scales=[120]", "--set", "fast:training__steps=2", "--set", "sppnet:scales=[120]")
@@ -58,6 +59,26 @@ def test_times_are_of_every_step_and_add_up(toys: Any, tmp_path: Path) -> None:
         assert row["images"] == 3
     with pytest.raises(ValueError, match="no images to time"):
         times(pipelines, [])
+
+
+def test_an_image_without_regions_has_no_work() -> None:
+    rows = [
+        Taken({"map": 1.0, "fc": 1.0}, 2.0, 2.0, {"map": 10}),
+        Taken({"map": 1.0, "fc": 3.0}, 4.0, 4.0, {"map": 10, "fc": 30}),
+    ]
+    found = _medians(rows, rows)
+    assert found["multiply_adds"] == {"map": 10, "fc": 15}
+    assert found["nets"] == 2.5
+    assert (found["promised"], found["kept"]) == (1, 1)
+
+
+def test_what_is_not_alike_is_told() -> None:
+    alike = [rcnn("squeezenet1_1", None), sppnet("squeezenet1_1", None), fast("squeezenet1_1", None)]
+    assert families.unlike(alike) == []
+    said = families.unlike([rcnn("alexnet", "a.pth"), fast("vgg16", "DEFAULT", proposals=100)])
+    assert said[0] == "backbone: rcnn has alexnet, fast has vgg16"
+    assert said[1] == "weights: rcnn has a.pth, fast has DEFAULT"
+    assert said[2].startswith("proposals: ")
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:

@@ -124,6 +124,20 @@ def test_stage_wise_training_learns_boxes_alone_at_last(tmp_path: Path) -> None:
         assert same(first, detections(there, Shapes(4, 1)))
 
 
+def test_what_goes_on_from_another_training_has_its_members() -> None:
+    pipeline = fast("shapenet", None, scales=(120,), fc=(16,), stage_wise=True)
+    with pytest.raises(ValueError, match="step 'box_training' goes on from 'training', which does not train 'fc'"):
+        pipeline.set_params(training__members=("map", "features", "head"), head__layer="pool5")
+
+
+@pytest.mark.parametrize("params", [{"training__members": 3}, {"head__outputs": None}, {"map__scales": 600}])
+def test_parameters_of_another_type_are_named(params: dict[str, Any]) -> None:
+    pipeline = small()
+    with pytest.raises(ValueError, match=rf"{next(iter(params)).partition('__')[2]} is .*, not "):
+        pipeline.set_params(**params)
+    assert pipeline.get_params() == small().get_params()
+
+
 def test_early_layers_stay_as_they_are_unless_they_start_at_random() -> None:
     assert fast("vgg16")["map"].get_params()["frozen"] == ("features.0", "features.2", "features.5", "features.7")
     assert fast("alexnet")["map"].get_params()["frozen"] == ("features.0",)

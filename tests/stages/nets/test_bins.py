@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -26,12 +27,33 @@ def test_the_worked_example_of_roi_pooling() -> None:
     assert found.tolist() == [[5, 6, 9, 10], [9, 11, 13, 15]]
 
 
+def half_open(box: Any, grid: int) -> Any:
+    """The other rule: the last row and column are left out, and bins do not overlap."""
+    x0, y0, x1, y1 = np.round(box).astype(int)
+    window = FOUR[0, y0 : max(y1, y0 + 1), x0 : max(x1, x0 + 1)]
+    rows, columns = (np.linspace(0, side, grid + 1).astype(int) for side in window.shape)
+    return [float(window[a:b, c:d].max()) for a, b in pairwise(rows) for c, d in pairwise(columns)]
+
+
 def test_rounding_to_half_open_ends_is_another_rule() -> None:
-    """The same book's other edition leaves the last row and column out, and gives 0, 1, 4, 5 and 4, 6, 8, 10."""
-    half_open = np.array([[0, 0, 2, 2], [0, 1, 3, 3]], np.float32)
-    found = bin_max(FOUR, roi_bins(half_open - [0, 0, 1, 1], 2, (4, 4)))[..., 0]
-    assert found[0].tolist() == [0, 1, 4, 5]
-    assert found[1].tolist() == [5, 6, 9, 10]  # bins of 3 cells overlap here; there the second one starts later
+    """The same book's other edition has it: 0, 1, 4, 5 and 4, 6, 8, 10. Ours is the authors', which loses no cell."""
+    boxes = np.array([[0, 0, 20, 20], [0, 10, 30, 30]], np.float32) * np.float32(0.1)
+    assert [half_open(box, 2) for box in boxes] == [[0, 1, 4, 5], [4, 6, 8, 10]]
+    assert (bin_max(FOUR, roi_bins(boxes, 2, (4, 4)))[..., 0] > torch.tensor([[0, 1, 4, 5], [4, 6, 8, 10]])).all()
+
+
+@pytest.mark.parametrize("grid", [1, 2, 3, 7])
+def test_roi_pooling_of_whole_cells_is_adaptive_pooling_of_the_crop(grid: int) -> None:
+    """The reference module of a tutorial: shares of the map, rounded outwards, cropped and pooled adaptively."""
+    rng = np.random.default_rng(grid)
+    features = torch.from_numpy(rng.normal(size=(3, 14, 19)).astype(np.float32))
+    shares = np.sort(rng.random((50, 2, 2)), 1).reshape(50, 4)  # x0 y0 x1 y1
+    first = np.floor(shares[:, :2] * [19, 14]).astype(int)
+    last = np.ceil(shares[:, 2:] * [19, 14]).astype(int)  # half-open
+    plain = [torch.nn.functional.adaptive_max_pool2d(features[:, y0:y1, x0:x1], grid)
+             for (x0, y0), (x1, y1) in zip(first, last)]  # fmt: skip
+    found = bin_max(features, roi_bins(np.concatenate([first, last - 1], 1), grid, (14, 19)))
+    torch.testing.assert_close(found.transpose(1, 2).reshape(50, 3, grid, grid), torch.stack(plain), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from rcnn.stages.boxes import encode, overlap
 from rcnn.stages.classifiers.softmax_head import SoftmaxHead
 from rcnn.stages.datasets.shapes import Shapes
 from rcnn.stages.features.conv_map import ConvMap
+from rcnn.stages.features.fc import FCLayers
 from rcnn.stages.features.hog import HOG
 from rcnn.stages.features.new_fc import NewFCLayers
 from rcnn.stages.features.roi_pool import RoIPool
@@ -291,6 +292,17 @@ def test_a_part_that_does_not_learn_is_named(records: RecordList) -> None:
         training(only=("fc.scale",)).fit(records)
 
 
+def test_losses_and_parts_that_do_not_meet_are_said(records: RecordList) -> None:
+    with pytest.raises(UserError, match="by names losses and only names parts of which none goes with another"):
+        training(by=("classifier.class",), only=("classifier.deltas",)).fit(records)
+
+
+def test_two_backbones_are_refused() -> None:
+    parts = {**members(), "fc": FCLayers("alexnet", layers=("fc6",), **OWN)}
+    with pytest.raises(ValueError, match="members have different backbones, alexnet and shapenet"):
+        training({**parts, "classifier": SoftmaxHead(layer="fc6", **OWN)})
+
+
 def on_features(**params: Any) -> Jointly:
     parts: dict[str, Stage] = {"fc": NewFCLayers(widths=(16,), **OWN), "head": SoftmaxHead(layer="fc", **OWN)}
     return training(parts, flip=False, **params)
@@ -303,9 +315,11 @@ def test_features_of_earlier_steps_are_learned_from(records: RecordList) -> None
     assert stage.learns[-1] == "truth_features.pool5"
     made = [record.add({"features.pool5": record["boxes"], "truth_features.pool5": record["truth_boxes"]})
             for record in records]  # fmt: skip
-    data = TrainingData(made, lambda i: label_rois(made[i], True, 0.5, (0.1, 0.5)), None)
-    drawn = stage._drawn(data, 0, False, torch.Generator())
+    rois = lru_cache(lambda i: label_rois(made[i], True, 0.5, (0.1, 0.5)))
+    rows = stage._rows(RecordList(made, records.classes), rois, "features.pool5")
+    drawn = stage._drawn(TrainingData(made, rois, None, [rows]), 0, False, torch.Generator())
     np.testing.assert_array_equal(drawn["features.pool5"].numpy(), drawn["sampled_boxes"])
+    assert len(rows(0)) < len(rois(0).box)  # what can never be drawn is not kept
     assert "image" not in drawn
     stage.fit(RecordList(made, records.classes))
     summed = stage.history_.sum(1)

@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rcnn.errors import UserError
+from rcnn.pipeline import cli
 from rcnn.stages.nets import ranks
 from safetensors.numpy import load_file
 
@@ -64,3 +66,26 @@ def test_alone_nothing_is_waited_for() -> None:
         assert (ranks.rank(), ranks.count(), ranks.agreed("a")) == (0, 1, "a")
         values = np.ones(2)
         assert ranks.summed(values) is values
+
+
+@pytest.mark.parametrize(
+    ("device", "why"),
+    [("cuda:0", "device 'cuda:0': of processes that train together each has a GPU"), ("cuda", "process 5 has no GPU")],
+)
+def test_each_process_has_its_own_gpu_or_none(device: str, why: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("RANK", "5"), ("WORLD_SIZE", "6"), ("LOCAL_RANK", "5")):
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=why), ranks.joined(device):
+        pass
+
+
+def test_other_commands_are_not_for_torchrun(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(sys, "argv", ["rcnn", "recipes"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 2
+    assert "torchrun is for rcnn train" in capsys.readouterr().err
