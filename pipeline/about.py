@@ -15,6 +15,7 @@ from ..cache import layout, use
 from ..cache.inputs import Inputs
 from ..cache.store import Shelf, Store
 from ..errors import UserError
+from ..stages.nets import ranks
 from .keys import Keys
 
 if TYPE_CHECKING:
@@ -121,4 +122,5 @@ def environment(device: str) -> dict[str, Any]:
 
     place = device_of(device)
     name = torch.cuda.get_device_name(place) if place.type == "cuda" else "cpu"
-    return {"software": software, "device": name, "threads": torch.get_num_threads()}
+    shared = {"processes": ranks.count()} if ranks.count() > 1 else {}  # they change the order of sums
+    return {"software": software, "device": name, "threads": torch.get_num_threads(), **shared}

@@ -54,7 +54,7 @@ class FitRecords(Records):
             share = range(len(self))[ranks.rank() :: ranks.count()]
             for _record in self.run.over(self.data, fields, only=only, indices=share):
                 pass
-            ranks.agreed(None)
+            ranks.wait()
         return self._digests(self.run.over(self.data, fields, only=only) if self.steps else self.data)
 
     def digests(self) -> Digests:

@@ -19,10 +19,12 @@ def curves(pipeline: Pipeline, name: str) -> dict[str, dict[str, Any]]:
     """For each step that learned by descent its losses by name, a number a step. UserError if there is none."""
     found = {}
     for step in pipeline:
-        history = vars(step.stage).get("history_")
-        if history is not None:
+        stage: Any = step.stage
+        history = vars(stage).get("history_")
+        rounds: str = getattr(stage, "rounds", "")
+        if history is not None and rounds:  # SVMs have a history of another kind
             values = np.asarray(history).reshape(len(history), -1)
-            names = getattr(step.stage, "losses", ("loss",))
+            names = getattr(stage, "losses", ("loss",))
             found[step.name] = dict(zip(names, values.T))
     if not found:
         raise UserError(f"{name} has no losses: no step of it learned by descent")

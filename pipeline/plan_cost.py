@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -20,7 +21,7 @@ from . import rates
 from .pipeline import SOURCES, Again, Pipeline, Step
 from .rates import Cost
 from .run import Run
-from .wrap import host
+from .wrap import host, view_on_host
 
 OF_TRUTH = 100  # images whose annotations are looked at for the mean number of objects
 
@@ -125,6 +126,7 @@ def runnable(pipeline: Pipeline) -> Pipeline:
         lacking = not step.apart and bool(set(stage.needs) - given)
         idle = (stage.learned and step.name not in pipeline.keys) or lacking
         idle = idle or (isinstance(stage, Member) and stage.new and bool(_late(stage, pipeline)))
+        idle = idle or any(_late(pipeline.stage(one), pipeline) for one in getattr(stage, "members", ()))
         again = isinstance(step.stage, Again) and step.stage.step not in [done.name for done in steps]
         if not idle and not again:
             given |= set(stage.gives)
@@ -180,15 +182,19 @@ def try_rounds(pipeline: Pipeline, data: Records, n: int, device: str | None) ->
         needed = [] if step.apart else part.needed([f for f in (*stage.needs, *stage.learns) if f not in SOURCES])
         fields = [name for before in needed for name in part.stage(before).gives]
         some = [own[i] for i in np.linspace(0, len(own) - 1, min(n, len(own))).astype(int).tolist()]
-        records = RecordList([run.one(one, fields) if fields else one for one in some], own.classes)
-        found[step.name] = _seconds_of_work(_unbound(stage, pipeline), records)
+        made = [view_on_host(run.one(one, fields)) if fields else one for one in some]
+        records = RecordList(made, own.classes)
+        trial = _unbound(stage, pipeline).set_params(**{stage.rounds: ROUNDS})
+        for param, ref in trial.refs().items():
+            known = pipeline.stage(ref.step)
+            trial.bind(param, partial(known.state_for, step.name), pipeline.keys[ref.step])
+        found[step.name] = _seconds_of_work(trial, records)
     return {name: seconds for name, seconds in found.items() if seconds}
 
 
-def _seconds_of_work(stage: Stage, records: Records) -> float:
+def _seconds_of_work(trial: Stage, records: Records) -> float:
     """Of a unit of a fit's work; 0 where these few records give nothing to learn from."""
     ticks = Ticks()
-    trial = stage.clone().set_params(**{stage.rounds: ROUNDS})
     try:
         trial.fit(records, ticks)
     except UserError:  # of records without an object, say: the plan then says that it does not know

@@ -262,14 +262,16 @@ class Run:
             )
         if step.stage.distributed or ranks.rank() == 0:  # type: ignore[union-attr] # what learns is no Again
             self._fit(name, key, records)
-        ranks.agreed(None)
+        ranks.wait()
         self._take(name, key)
 
     def _take(self, name: str, key: str) -> None:
         """Load what another process learned, if this one has not, or not to the last."""
         if self.store and (ranks.rank() or name not in self.pipeline.keys):
             state = self.store.shelf(name, key).load_state()
-            assert state is not None
+            if state is None:
+                raise UserError(f"step {name!r}: another process learned it, and {self.store.root} does not hold it; "
+                                "processes that train together share one cache folder")  # fmt: skip
             self.pipeline.stage(name).load_state(state)
             self.pipeline.keys[name] = key
 

@@ -29,8 +29,8 @@ def times(pipelines: Mapping[str, Pipeline], records: Sequence[Record], device: 
     "steps": of each step; "total": of an image in the profile; "rest": what of it no step accounts for;
     "without_proposals": the total but for the step of that name; "speedup": of that over the first pipeline's, image by
     image; "throughput": of an image end to end. "multiply_adds": of convolutions and matrix products by torch, by step;
-    "nets": seconds of the steps that have any; "promised" and "kept": how many times fewer multiply-adds than the first
-    pipeline's, and how much of that its nets' seconds keep, image by image. ValueError without images.
+    "nets": seconds of the steps that have any; "promised", "faster" and "kept": how many times fewer multiply-adds than
+    the first pipeline's, how many times as fast, and the share of these, image by image. ValueError without images.
     """
     if not records:
         raise ValueError("no images to time")
@@ -125,7 +125,7 @@ def _numpy(view: Record) -> Record:
 
 def _medians(rows: Sequence[Taken], base: Sequence[Taken]) -> dict[str, Any]:
     shares = [
-        (_times(one.counted, row.counted), one.nets / row.nets if row.nets else 0.0) for one, row in zip(base, rows)
+        (_fewer(one.counted, row.counted), one.nets / row.nets if row.nets else 0.0) for one, row in zip(base, rows)
     ]
     return {
         "steps": {name: median(row.steps.get(name, 0.0) for row in rows) for name in rows[0].steps},
@@ -139,12 +139,13 @@ def _medians(rows: Sequence[Taken], base: Sequence[Taken]) -> dict[str, Any]:
             for name in dict.fromkeys(name for row in rows for name in row.counted)
         },
         "nets": median(row.nets for row in rows),
+        "faster": median(real for _, real in shares),
         "promised": median(promised for promised, _ in shares),
         "kept": median(real / promised if promised else 0.0 for promised, real in shares),
         "images": len(rows),
     }
 
 
-def _times(one: Mapping[str, int], other: Mapping[str, int]) -> float:
+def _fewer(one: Mapping[str, int], other: Mapping[str, int]) -> float:
     """How many times the multiply-adds of another one's are; 0 where one has none."""
     return sum(one.values()) / sum(other.values()) if other else 0.0

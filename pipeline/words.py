@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
+from ..stages.nets import ranks
 from .tables import WIDTH, Table, drawn
 
 if TYPE_CHECKING:
@@ -135,7 +136,7 @@ def open_data(spec: str, strict: bool = False, cache: Path | None = None, jobs: 
     from .usable import Usable, counted
 
     records = _usable(open_dataset(spec), spec, strict, cache, jobs)
-    if isinstance(records, Usable) and records.left_out:
+    if isinstance(records, Usable) and records.left_out and ranks.rank() == 0:
         lost, first = counted(records.lost), records.left_out[0]
         say(f"{spec}: left out: {lost} (rcnn data lists them); the first: {first}")
     return records

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from ..tables import Table
 
 
+TIMED = 20  # images
+
+
 def compare(
     runs: Annotated[
         list[str], typer.Argument(metavar="RUN|RECIPE", help="Trained RUN folders, or recipes; two or more.")
@@ -30,7 +33,7 @@ def compare(
         list[str],
         typer.Option("--set", metavar="[RECIPE:]PARAM=VALUE", help="With recipes: of all of them, or of one."),
     ] = [],
-    timed: Annotated[int | None, typer.Option("--times", min=1, help="With recipes: images to time; 20.")] = None,
+    timed: Annotated[int | None, typer.Option("--times", min=1, help=f"With recipes: images to time; {TIMED}.")] = None,
     against: Annotated[str, typer.Option(help="Hold each RUN against the first, or the previous one.")] = "first",
     metric: Metric = "voc_area",
     resamples: Resamples = 1000,
@@ -67,7 +70,7 @@ def compare(
             raise UserError(f"{strange[0]} is no recipe: with --test all are; recipes: {', '.join(recipes)}")
         options = {"metric": metric, "resamples": resamples, "by_class": by_class}
         found, tables = of_recipes(
-            runs, sets, timed or 20, data, test, out, device, jobs, cache, strict, against, options
+            runs, sets, timed or TIMED, data, test, out, device, jobs, cache, strict, against, options
         )
         show(found, tables, "compare", out, as_json, as_markdown)
         return

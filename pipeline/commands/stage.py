@@ -32,7 +32,8 @@ def stage(
     pipeline = pipeline_of(recipe, sets, swaps, seed, allow)
     fields = told(lambda: pipeline.stage(step).gives)
     if not fields:
-        raise UserError(f"step {step!r} gives a state and no field to look at; `rcnn run --until {step}` learns it")
+        more = f"; `rcnn run --until {step}` learns it" if pipeline.stage(step).learned else ""
+        raise UserError(f"step {step!r} serves training and gives no field to look at{more}")
     work = make_run(pipeline, device, 1, cache)
     if not pipeline.keys:
         work.fit_apart(fields)

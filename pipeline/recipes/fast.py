@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from ...stages.features.conv_map import ConvMap
 from ...stages.features.roi_pool import RoIPool
@@ -11,7 +12,16 @@ from ...stages.nets.jointly import Jointly
 from ...stages.proposals.selective_search import SelectiveSearch
 from ...stages.stage import Ref
 from ..pipeline import Pipeline, Step
-from .heads import fully_connected, head_outputs, heads, refuse_classifier, suppression, svms, truth_of
+from .heads import (
+    fully_connected,
+    head_on,
+    head_outputs,
+    refuse_classifier,
+    suppression,
+    svms,
+    truth_fc,
+    truth_features,
+)
 from .pretraining import pretraining
 
 
@@ -55,7 +65,7 @@ def fast(
     members = ("map", "features", *(step.name for step in above), "head")
     whole = Jointly(members, weights, by=("head.class",) if stage_wise else ())
     boxes = Jointly(members, Ref("training"), by=("head.box",), only=("head.deltas",))
-    taught = [truth_of("features", keep=not above), *(truth_of(step.name) for step in above), svms(layer)]
+    on_truth = [replace(truth_features(), keep=not above), *([truth_fc()] if above else [])]
     return Pipeline(
         [
             *before,
@@ -65,8 +75,8 @@ def fast(
             Step("map", maps, keep=False),
             Step("features", RoIPool(grid_of(backbone), maps.maps()), keep=svm and not above),
             *above,
-            heads(layer, trained, head_outputs(classifier, box_regression)),
-            *(taught if svm else []),
+            head_on(layer, trained, head_outputs(classifier, box_regression)),
+            *([*on_truth, svms(layer)] if svm else []),
             suppression(classifier, box_regression),
         ],
         name="fast",

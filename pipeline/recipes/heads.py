@@ -1,9 +1,8 @@
-"""What stands on the features of regions, in every recipe: SVMs with ridge regressors, or the heads of Fast R-CNN."""
+"""What stands on a net's features of regions: SVMs with ridge regressors, or the heads of Fast R-CNN."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 
 from ...stages.classifiers.softmax_head import SoftmaxHead
 from ...stages.classifiers.svm import LinearSVMs
@@ -38,7 +37,7 @@ def fully_connected(
     return [], "pool5"
 
 
-def heads(layer: str, trained: Ref, outputs: Sequence[str]) -> Step:
+def head_on(layer: str, trained: Ref, outputs: Sequence[str]) -> Step:
     """The two heads of Fast R-CNN on a layer; outputs: those that detection uses."""
     norm = None if layer in ("fc6", "fc7") else 20.0  # of fc6 and fc7 the norm is what new layers are made for
     return Step("head", SoftmaxHead(layer=layer, norm=norm, outputs=tuple(outputs), weights=trained))
@@ -49,10 +48,14 @@ def head_outputs(classifier: str, box_regression: bool) -> tuple[str, ...]:
     return (*(("scores",) if classifier == "softmax" else ()), *(("deltas",) if box_regression else ()))
 
 
-def truth_of(step: str, keep: bool = True) -> Step:
-    """The same step on the annotated boxes: of `features` those, of `fc` the layers on them."""
-    fields = {"features": "truth_features"} if step == "fc" else {"boxes": "truth_boxes", "features": "truth_features"}
-    return Step(f"truth_{step}", Again(step, **fields), keep=keep)
+def truth_features() -> Step:
+    """The features of the annotated boxes."""
+    return Step("truth_features", Again("features", boxes="truth_boxes", features="truth_features"))
+
+
+def truth_fc(keep: bool = True) -> Step:
+    """The fully connected layers on those."""
+    return Step("truth_fc", Again("fc", features="truth_features"), keep=keep)
 
 
 def svms(layer: str) -> Step:
@@ -65,5 +68,5 @@ def ridge() -> Step:
 
 def suppression(classifier: str, box_regression: bool) -> Step:
     """Greedy NMS; of probabilities those under 0.05 are left out first, as in Fast R-CNN's code."""
-    kind = partial(PerClassNMS, min_score=0.05) if classifier == "softmax" else PerClassNMS
-    return Step("suppression", kind(deltas=box_regression))
+    least = 0.05 if classifier == "softmax" else None
+    return Step("suppression", PerClassNMS(min_score=least, deltas=box_regression))

@@ -12,7 +12,7 @@ from ...stages.nets.jointly import Jointly
 from ...stages.proposals.selective_search import SelectiveSearch
 from ...stages.stage import Ref
 from ..pipeline import Pipeline, Step
-from .heads import head_outputs, heads, refuse_classifier, ridge, suppression, svms, truth_of
+from .heads import head_on, head_outputs, refuse_classifier, ridge, suppression, svms, truth_fc, truth_features
 from .pretraining import pretraining
 
 
@@ -53,15 +53,15 @@ def rcnn(
     above = []
     if not from_map:
         # kept where a descent reads them again and again
-        above = [Step("fc", FCLayers(**net, layers=(layer,)), keep=not svm), truth_of("fc", keep=not svm)]
-    head = heads(layer, trained, head_outputs(classifier, box_regression))
+        above = [Step("fc", FCLayers(**net, layers=(layer,)), keep=not svm), truth_fc(keep=not svm)]
+    head = head_on(layer, trained, head_outputs(classifier, box_regression))
     return Pipeline(
         [
             *before,
             ("proposals", SelectiveSearch(top=proposals)),
             *tuning,
             ("features", WarpedCNN(**net, layers=tuple(kept))),
-            truth_of("features"),
+            truth_features(),
             *above,
             *([svms(layer)] if svm else [("training", Jointly(("head",), flip=False)), head]),
             *([ridge()] if svm and box_regression else []),

@@ -11,7 +11,17 @@ from ...stages.nets.jointly import Jointly
 from ...stages.proposals.selective_search import SelectiveSearch
 from ...stages.stage import Ref
 from ..pipeline import Pipeline, Step
-from .heads import fully_connected, head_outputs, heads, refuse_classifier, ridge, suppression, svms, truth_of
+from .heads import (
+    fully_connected,
+    head_on,
+    head_outputs,
+    refuse_classifier,
+    ridge,
+    suppression,
+    svms,
+    truth_fc,
+    truth_features,
+)
 from .pretraining import pretraining
 
 
@@ -46,26 +56,26 @@ def sppnet(
     """
     check(backbone)
     refuse_classifier(classifier)
-    if finetune and not fc:
-        raise ValueError("fc is empty: there is nothing to fine-tune")
     before, weights = pretraining(backbone, weights, pretrain)
     maps = ConvMap(backbone, weights, tuple(scales), longest)
     own = "fc7" in layers_of(backbone) and tuple(levels) == (grid_of(backbone),)
+    if finetune and not (own or fc):
+        raise ValueError("fc is empty: there is nothing to fine-tune")
     trained, svm = Ref("training"), classifier == "svm"
     above, layer = fully_connected(backbone, own, fc, trained, keep=svm) if finetune else ([], "pool5")
     members = (*(step.name for step in above), "head")
     training = Step("training", Jointly(members, weights if above and own else None, flip=False))
-    head = heads(layer, trained, () if svm else head_outputs(classifier, box_regression))
-    taught = [training, *above, head] if finetune or not svm else []
+    head = head_on(layer, trained, () if svm else head_outputs(classifier, box_regression))
+    trained_here = [training, *above, head] if finetune or not svm else []
     return Pipeline(
         [
             *before,
             ("proposals", SelectiveSearch(top=proposals)),
             Step("map", maps, keep=False),
             ("features", SpatialPyramidPool(tuple(levels), maps.maps())),
-            truth_of("features"),
-            *taught,
-            *([*(truth_of(step.name) for step in above), svms(layer)] if svm else []),
+            truth_features(),
+            *trained_here,
+            *([*([truth_fc()] if above else []), svms(layer)] if svm else []),
             *([ridge()] if svm and box_regression else []),
             suppression(classifier, box_regression),
         ],

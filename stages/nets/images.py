@@ -16,4 +16,4 @@ def remembered(read: Callable[[int], Any], count: int, memory: float) -> Callabl
     """
     sample = range(0, count, -(-count // SAMPLE))
     size = sum(read(i).nbytes for i in sample) / len(sample)
-    return lru_cache(maxsize=max(1, int(memory * 1e9 / size)))(read)
+    return lru_cache(maxsize=max(1, int(memory * 1e9 / max(size, 1))))(read)

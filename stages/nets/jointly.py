@@ -18,7 +18,7 @@ from .images import remembered
 from .member import Member
 from .memory import reuse_freed_memory
 from .precision import PRECISIONS, device_of, low_precision, precision_of
-from .rois import RoIs, Told, drawn_count, label_rois, mirror, sample, target_statistics
+from .rois import RoIs, RoISummary, drawable, drawn_count, label_rois, mirror, sample, target_statistics
 
 MADE = ("image", "boxes", "map_scales", "map_offset", "image_scales")  # fields that members need not give
 HELD = 4096  # images whose RoIs are in memory: half a GB at 2000 boxes each
@@ -32,8 +32,8 @@ class Jointly(Stage):
     torchrun started share a batch's images; they take the steps that one would, but for the order of sums. The deltas
     that a box head learns are normalised by their mean and deviation over all foreground boxes (the authors' by class).
 
-    Without a backbone among its members it learns from features that earlier steps gave: those of the proposals, and
-    those of the annotated boxes as truth_features.* (SPPnet, section 4.1, trains its fully connected layers so).
+    Where no member needs the image it learns from features that earlier steps gave: those of the proposals, and those
+    of the annotated boxes as truth_features.* (SPPnet, section 4.1, trains its fully connected layers so).
 
     members: names of the steps, in order, that are trained; stages of nets.member.
     weights: what members with a backbone start from, as nets.backbones.load takes it; or the Ref of another Jointly,
@@ -248,20 +248,19 @@ class Jointly(Stage):
 
         checkpoint = checkpoint or NoCheckpoint()
         rois = lru_cache(HELD)(lambda i: self._rois(records[i]))
-        told = [Told.of(rois(i)) for i in range(len(records))]
-        usable = np.flatnonzero([one.drawn > 0 for one in told])
-        if not any(len(one.targets) for one in told):
-            raise UserError(f"Jointly: of {sum(one.boxes for one in told)} boxes in {len(told)} images none is "
-                            f"on an object")  # fmt: skip
+        summaries = [RoISummary.of(rois(i)) for i in range(len(records))]
+        usable = np.flatnonzero([one.drawn > 0 for one in summaries])
+        if not any(len(one.targets) for one in summaries):
+            boxes = sum(one.boxes for one in summaries)
+            raise UserError(f"Jointly: of {boxes} boxes in {len(summaries)} images none is on an object")
         device = device_of(self.device)
         if device.type == "cpu":
             reuse_freed_memory()
         images = (
             remembered(lambda i: np.asarray(records[i]["image"]), len(records), self.memory) if self._image else None
         )
-        data = TrainingData(records, rois, images, [self._rows(records, rois, name) for name in self._read])
-        net = self._modules(data, told, len(records.classes), device)
-        self.check_processes(ranks.count())
+        data = TrainingData(rois, images, [self._rows(records, rois, name) for name in self._read])
+        net = self._modules(data, summaries, len(records.classes), device)
         kept = Kept(self.memory)
         model = ranks.shared(net, partial(self._forward, kept))
 
@@ -288,13 +287,16 @@ class Jointly(Stage):
     def _rows(self, records: Records, rois: Callable[[int], RoIs], name: str) -> Callable[[int], Any]:
         """By number of the image the features of the RoIs that can be drawn, kept in memory as far as they fit."""
         layer = name.removeprefix("features.")
-        read = lambda i: training_rows(records[i], layer, _drawable(rois(i)))  # noqa: E731
+
+        def read(i: int) -> Any:
+            return training_rows(records[i], layer, drawable(rois(i)))
+
         return remembered(read, len(records), self.memory / len(self._read))
 
     def _rois(self, record: Any) -> RoIs:
         return label_rois(record, self.difficult, self.foreground_iou, self.background_iou)
 
-    def _modules(self, data: TrainingData, told: Sequence[Told], classes: int, device: Any) -> Any:
+    def _modules(self, data: TrainingData, summaries: Sequence[RoISummary], classes: int, device: Any) -> Any:
         """The members' modules, each built when those before it have shown what they give for one image.
 
         UserError if `only` names nothing that learns.
@@ -303,10 +305,10 @@ class Jointly(Stage):
         from torch import nn
 
         net = nn.ModuleDict()
-        first = next(i for i, one in enumerate(told) if len(one.targets))
+        first = next(i for i, one in enumerate(summaries) if len(one.targets))
         generator = torch.Generator().manual_seed(self.random_state)
         fields = self._drawn(data, first, False, generator) | target_statistics(
-            [one.targets for one in told], self.flip
+            [one.targets for one in summaries], self.flip
         )
         for name, stage in self._joined().items():
             module = stage.module(self._initial(name, stage), fields, classes).to(
@@ -342,7 +344,7 @@ class Jointly(Stage):
             found = self._losses(net, side, fields, kept, generator)
         learned = {name: loss if name in (self.by or found) else loss.detach() for name, loss in found.items()}
         losses = torch.stack([learned[name] for name in self.losses])
-        if net.training and not losses.requires_grad:
+        if not losses.requires_grad:
             raise UserError("by names losses and only names parts of which none goes with another: nothing is learned")
         return losses
 
@@ -372,16 +374,15 @@ class Jointly(Stage):
                 fields["image"] = np.ascontiguousarray(image[:, ::-1])
                 boxes, truth = (mirror(one, image.shape[1]) for one in (boxes, truth))
         for name, rows in zip(self._read, data.rows):
-            mine = torch.from_numpy(rows(i)[np.searchsorted(_drawable(rois), chosen)])  # n F
+            mine = torch.from_numpy(rows(i)[np.searchsorted(drawable(rois), chosen)])  # n F
             fields[name] = mine.to(device_of(self.device), torch.float32)
         targets = encode(boxes.astype(np.float32), truth.astype(np.float32))
         return {**fields, "sampled_boxes": boxes, "roi_labels": rois.label[chosen], "roi_targets": targets}
 
 
 class TrainingData(NamedTuple):
-    """What is drawn from: records, and by number their RoIs, and their images or features where members read them."""
+    """What is drawn from, by number of the image: its RoIs, and its image or features where members read them."""
 
-    records: Records
     rois: Callable[[int], RoIs]
     images: Callable[[int], Any] | None
     rows: Sequence[Callable[[int], Any]] = ()  # by field: features of the RoIs that can be drawn
@@ -426,8 +427,3 @@ class Tensors:
 
     def load_state_dict(self, tensors: Mapping[str, Any]) -> None:
         self.tensors = dict(tensors)
-
-
-def _drawable(rois: RoIs) -> Any:
-    """Indices of the RoIs that can be drawn, rising."""
-    return np.sort(np.concatenate([rois.foreground, rois.background]))

@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 from ...errors import UserError
@@ -96,8 +97,15 @@ def summed(values: Any) -> Any:
     return total.cpu().numpy()
 
 
+def wait() -> None:
+    """Go on when all have come here."""
+    agreed(None)
+
+
 def shared(net: Any, forward: Callable[..., Any]) -> Callable[..., Any]:
     """`forward(net, ...)`; of several processes DistributedDataParallel takes the mean of its gradients."""
+    if _count == 1:
+        return partial(forward, net)
     from torch import nn
     from torch.nn.parallel import DistributedDataParallel
 
@@ -109,12 +117,10 @@ def shared(net: Any, forward: Callable[..., Any]) -> Callable[..., Any]:
         def forward(self, *given: Any) -> Any:
             return forward(self.net, *given)
 
-    if _count == 1:
-        return Forward()
     # a loss that is not learned by leaves parameters without a gradient; buffers are the same everywhere
     return DistributedDataParallel(Forward(), find_unused_parameters=True, broadcast_buffers=False)
 
 
-def unsynchronised(model: Any, here: bool) -> AbstractContextManager[Any]:
-    """A context in which the gradients of what `shared` gave stay with this process, if that is to be `here`."""
-    return model.no_sync() if here and _count > 1 else nullcontext()
+def unsynchronised(model: Any, alone: bool) -> AbstractContextManager[Any]:
+    """A context in which the gradients of what `shared` gave stay with this process, if they are to be `alone`."""
+    return model.no_sync() if alone and _count > 1 else nullcontext()

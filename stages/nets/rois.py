@@ -64,7 +64,12 @@ def drawn_count(rois: RoIs, count: int, share: float) -> int:
     return positive + min(len(rois.background), max(count - positive, 0))
 
 
-class Told(NamedTuple):
+def drawable(rois: RoIs) -> Any:
+    """Indices of the RoIs that can be drawn, rising."""
+    return np.sort(np.concatenate([rois.foreground, rois.background]))
+
+
+class RoISummary(NamedTuple):
     """What is kept of an image's RoIs from the first pass: how many boxes, how many can be drawn, and what boxes learn.
 
     targets: n 4, the deltas of its foreground.
@@ -75,7 +80,7 @@ class Told(NamedTuple):
     targets: Any
 
     @classmethod
-    def of(cls, rois: RoIs) -> Told:
+    def of(cls, rois: RoIs) -> RoISummary:
         targets = encode(rois.box[rois.foreground], rois.truth[rois.foreground])
         return cls(len(rois.box), len(rois.foreground) + len(rois.background), targets)
 

@@ -19,7 +19,12 @@ def step(name: str, **learned: Any) -> Any:
 
 def test_a_line_for_each_loss(tmp_path: Path) -> None:
     both = np.stack([np.linspace(2, 1, 80), np.linspace(1, 0.5, 80)], 1)
-    run: Any = [step("proposals"), step("training", history_=both, losses=("a", "b")), step("net", history_=both[:, 0])]
+    run: Any = [
+        step("proposals"),
+        step("training", history_=both, losses=("a", "b"), rounds="steps"),
+        step("net", history_=both[:, 0], rounds="epochs"),
+        step("classifier", history_=both),  # of mining: no losses
+    ]
     found = loss_plots.curves(run, "run")
     assert {name: list(one) for name, one in found.items()} == {"training": ["a", "b"], "net": ["loss"]}
     np.testing.assert_array_equal(found["training"]["b"], both[:, 1])

@@ -19,7 +19,7 @@ from rcnn.pipeline.plan import Plan, Row, plan, waiting
 from rcnn.pipeline.plan_cost import Sizes, runnable
 from rcnn.pipeline.plan_table import as_json, duration, plan_table, rate
 from rcnn.pipeline.rates import Cost
-from rcnn.pipeline.recipes import fast, rcnn
+from rcnn.pipeline.recipes import fast, rcnn, sppnet
 from rcnn.pipeline.run import Run
 from rcnn.stages.datasets.shapes import Shapes
 from rcnn.stages.nets.backbones import lengths_of
@@ -370,4 +370,19 @@ def test_what_is_trained_together_is_planned(tmp_path: Path) -> None:
     pipeline = fast("shapenet", None, proposals=30, scales=(120,), fc=(16,))
     made = plan(run_of(pipeline.set_params(training__steps=5), tmp_path), Shapes(3), Shapes(2, 1), sample=1)
     assert to_run(made, "fit") == {"training": 3}
-    assert {row.step for row in made.rows if row.waits and row.use == "test"} >= {"map", "classifier"}
+    assert {row.step for row in made.rows if row.waits and row.use == "test"} >= {"map", "head"}
+
+
+def test_a_training_on_features_and_one_of_two_trainings_are_planned(tmp_path: Path) -> None:
+    """Sampled, so that what can run today does: features are there, a map that waits for a second training is not."""
+    pipeline = sppnet("shapenet", None, proposals=30, scales=(120,), finetune=True, fc=(16,))
+    made = plan(run_of(pipeline.set_params(training__steps=5), tmp_path), Shapes(3), sample=2)
+    assert next(row for row in made.rows if row.step == "training" and row.use == "fit").seconds
+    steps = {"training__steps": 2, "box_training__steps": 2}
+    first, second = (fast("shapenet", None, proposals=30, scales=(120,), fc=(16,), stage_wise=True).set_params(**steps)
+                     for _ in range(2))  # fmt: skip
+    with run_of(first, tmp_path) as run:
+        run.fit(Shapes(3), (), steps=("training",))
+        assert list(first.keys) == ["training"]
+    made = plan(run_of(second, tmp_path), Shapes(3), sample=1)
+    assert to_run(made, "fit") == {"training": 0, "box_training": 3}

@@ -17,9 +17,8 @@ from rcnn.stages.features.fc import FCLayers
 from rcnn.stages.features.hog import HOG
 from rcnn.stages.features.new_fc import NewFCLayers
 from rcnn.stages.features.roi_pool import RoIPool
-from rcnn.stages.nets import ranks
 from rcnn.stages.nets.jointly import Jointly, TrainingData
-from rcnn.stages.nets.rois import Told, label_rois, sample, target_statistics
+from rcnn.stages.nets.rois import RoISummary, label_rois, sample, target_statistics
 from rcnn.stages.record import Record, RecordList
 from rcnn.stages.stage import NoCheckpoint, Ref, Stage, State
 
@@ -109,7 +108,7 @@ def test_a_sample_has_its_share_and_nothing_twice() -> None:
 def test_a_mirrored_image_has_mirrored_boxes_and_targets(records: RecordList) -> None:
     stage, record = training(), records[0]
     rois = label_rois(record, True, 0.5, (0.1, 0.5))
-    data = TrainingData(records, lambda _: rois, lambda i: np.asarray(records[i]["image"]))
+    data = TrainingData(lambda _: rois, lambda i: np.asarray(records[i]["image"]))
     plain, mirrored = (stage._drawn(data, 0, bool(side), torch.Generator().manual_seed(1)) for side in (0, 1))
     np.testing.assert_array_equal(mirrored["image"], record["image"][:, ::-1])
     width = record["image"].shape[1]
@@ -197,8 +196,8 @@ def test_each_member_takes_its_part(records: RecordList) -> None:
 def test_the_first_rois_say_what_deltas_are_normalised_by() -> None:
     rois = label_rois(one([[0, 0, 10, 8], [0, 0, 10, 6]], [[0, 0, 10, 10]], [1]), True, 0.5, (0.1, 0.5))
     deltas = encode(rois.box, rois.truth)
-    found = target_statistics([Told.of(rois).targets], False)
-    assert target_statistics([Told.of(rois).targets], True)["target_mean"][0] == 0
+    found = target_statistics([RoISummary.of(rois).targets], False)
+    assert target_statistics([RoISummary.of(rois).targets], True)["target_mean"][0] == 0
     np.testing.assert_allclose(found["target_mean"], deltas.mean(0), atol=1e-6)
     np.testing.assert_allclose(found["target_std"], np.maximum(deltas.std(0), 0.01), atol=1e-6)
 
@@ -248,10 +247,9 @@ def test_wrong_parameters_are_named(params: dict[str, Any], why: str) -> None:
         Jointly(**{"members": ("map",), **params}).validate()
 
 
-def test_more_processes_than_images_are_refused(records: RecordList, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ranks, "_count", 3)
+def test_more_processes_than_images_are_refused() -> None:
     with pytest.raises(UserError, match="images is 2: 3 processes have no image each in a step"):
-        training().fit(records)
+        training().check_processes(3)
 
 
 # -- parts, and features of earlier steps ------------------------------------------------------------------
@@ -317,7 +315,7 @@ def test_features_of_earlier_steps_are_learned_from(records: RecordList) -> None
             for record in records]  # fmt: skip
     rois = lru_cache(lambda i: label_rois(made[i], True, 0.5, (0.1, 0.5)))
     rows = stage._rows(RecordList(made, records.classes), rois, "features.pool5")
-    drawn = stage._drawn(TrainingData(made, rois, None, [rows]), 0, False, torch.Generator())
+    drawn = stage._drawn(TrainingData(rois, None, [rows]), 0, False, torch.Generator())
     np.testing.assert_array_equal(drawn["features.pool5"].numpy(), drawn["sampled_boxes"])
     assert len(rows(0)) < len(rois(0).box)  # what can never be drawn is not kept
     assert "image" not in drawn

@@ -36,7 +36,7 @@ def train(place: Path, *launcher: str, sets: tuple[str, ...] = SETS) -> str:
     words = [*launcher, *TRAIN, *(word for one in sets for word in ("--set", one))]
     words += ["--out", str(place / "run"), "--cache", str(place / "cache")]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, *words], env=env, check=False, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, *words], env=env, check=False, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
     return done.stderr
 
