@@ -18,7 +18,7 @@ class FCLayers(Frozen, Member):
 
     backbone, weights, random_state: those of the step that gave the source.
     source, layers: of the backbone; every layer lies behind the source.
-    storage, precision, batch: as in WarpedCNN; batch None is 512.
+    storage, precision, batch: as in WarpedCNN; batch None is 2048.
     dropout: of each layer where Jointly trains them; 0.5.
     svd: ranks to which fc6, or fc6 and fc7, are cut at use, by truncated SVD (Fast R-CNN, section 4.4: 1024 and 256);
         none leaves them as they are.
@@ -27,6 +27,7 @@ class FCLayers(Frozen, Member):
     feature overflows the storage.
     """
 
+    version: ClassVar[int] = 2  # 2: batches of 2048
     at_use: ClassVar[tuple[str, ...]] = ("svd", "storage", "precision", "batch")
 
     def __init__(self, backbone: str = "alexnet", weights: str | Ref | None = None, source: str = "pool5",
@@ -122,5 +123,5 @@ class FCLayers(Frozen, Member):
             for layer, features in later.items():
                 found[layer][part] = features  # n F
 
-        self.batched(rows, len(source), 512, "rows")
+        self.batched(rows, len(source), 2048, "rows")
         return {f"features.{layer}": self.finite(values, layer, record.id) for layer, values in found.items()}

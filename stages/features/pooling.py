@@ -9,6 +9,7 @@ import numpy as np
 
 from ...errors import UserError
 from ..nets.bins import ready
+from ..nets.frozen import all_finite
 from ..nets.member import Member
 from ..record import Record
 
@@ -65,7 +66,7 @@ class Pooler(Member):
                 dtype = pooled.dtype if self.storage == "map" else getattr(torch, self.storage)
                 found = torch.zeros(len(boxes), pooled.shape[1], dtype=dtype, device=pooled.device)
             found[torch.as_tensor(mine, device=found.device)] = pooled.to(found.dtype)
-        if not torch.isfinite(found).all():
+        if not all_finite(found):
             raise UserError(f"image {record.id!r}: the pooled features are not finite in {self.storage}")
         return found
 

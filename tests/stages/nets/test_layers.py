@@ -8,6 +8,7 @@ import pytest
 import torch
 from rcnn.stages.features.fc import FCLayers
 from rcnn.stages.features.new_fc import NewFCLayers
+from rcnn.stages.nets.frozen import all_finite
 from rcnn.stages.nets.layers import dropped, mean_scale, truncated
 from rcnn.stages.record import Record
 from rcnn.stages.stage import Ref
@@ -83,3 +84,14 @@ def test_dropout_keeps_the_mean() -> None:
 def test_the_scale_of_nothing_is_one() -> None:
     assert mean_scale(torch.zeros(3, 4), 20) == 1
     assert mean_scale(torch.full((3, 4), 5.0), 20) == 2
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_what_is_not_finite_is_found(dtype: torch.dtype) -> None:
+    values = torch.linspace(-3, 3, 4000).reshape(40, 100).to(dtype)
+    assert all_finite(values)
+    assert all_finite(values[:0])
+    for wrong in (float("inf"), float("-inf"), float("nan")):
+        spoilt = values.clone()
+        spoilt[17, 63] = wrong
+        assert not all_finite(spoilt)
