@@ -209,7 +209,7 @@ def test_a_step_that_gives_a_state_runs_alone(workshop: Any, capsys: pytest.Capt
     assert "finetune" in told
     assert "features" not in told
     assert workshop.rcnn("stage", "rcnn", "finetune", "image.png", *tuned) == 2
-    assert "step 'finetune' gives a state and no field to look at" in capsys.readouterr().err
+    assert "step 'finetune' serves training and gives no field to look at" in capsys.readouterr().err
 
 
 def test_cache_ls_and_show(workshop: Any, capsys: pytest.CaptureFixture[str]) -> None:

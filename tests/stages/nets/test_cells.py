@@ -11,7 +11,16 @@ from torch import nn
 
 @pytest.mark.parametrize(
     ("name", "centre"),
-    [("alexnet", 15.0), ("squeezenet1_1", 15.0), ("vgg11", 7.5), ("resnet18", 0.0), ("shapenet", 3.0)],
+    [
+        ("alexnet", 15.0),
+        ("squeezenet1_1", 15.0),
+        ("vgg11", 7.5),
+        ("resnet18", 0.0),
+        ("mobilenet_v2", 0.0),
+        ("shapenet", 3.0),
+        ("regnet_y_400mf", 0.0),  # gates
+        ("inception_v3", 37.0),  # poolings by function: 1, 2 and 2 at the strides 1 and 2, 4 and 4, 8, 16
+    ],
 )
 def test_centres_of_known_nets(name: str, centre: float) -> None:
     """AlexNet: (11 - 1) / 2 - 2, then poolings of 3 that do not pad: + 1 at stride 4, and + 1 at stride 8."""
