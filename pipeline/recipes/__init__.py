@@ -1,8 +1,9 @@
 """One file a paper: a function that puts its steps in a row. Two files differ as their two papers do."""
 
 from .fast import fast
+from .faster import faster
 from .hog import hog
 from .rcnn import rcnn
 from .sppnet import sppnet
 
-__all__ = ["fast", "hog", "rcnn", "sppnet"]
+__all__ = ["fast", "faster", "hog", "rcnn", "sppnet"]

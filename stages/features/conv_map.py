@@ -104,7 +104,8 @@ class ConvMap(Member):
         at = int(torch.randint(len(self.scales), (1,), generator=generator)) if len(self.scales) > 1 else 0
         device, dtype = next(net.parameters()).device, torch.float32
         maps, scale = self._map(net, fields["image"], self.scales[at], device, dtype)
-        return {}, {"map": maps, "map_scales": np.array([scale], np.float32), "map_offset": _offset(net)}
+        cells = np.array([scale], np.float32)
+        return {}, {"map": maps, "map_scales": cells, "map_offset": _offset(net), "image_scales": _enlarged(cells, net)}
 
     def __call__(self, records: Sequence[Record]) -> list[dict[str, Any]]:
         return [self._maps(record["image"]) for record in records]
@@ -118,8 +119,7 @@ class ConvMap(Member):
             made = [self._map(net, image, scale, param.device, param.dtype) for scale in self.scales]
         found = {name: one for name, (one, _) in zip(self.maps(), made)}
         cells = np.array([scale for _, scale in made], np.float32)  # S 2
-        enlarged = np.sqrt(cells.prod(1)) * np.float32(net.stride)
-        return {**found, "map_scales": cells, "map_offset": _offset(net), "image_scales": enlarged}
+        return {**found, "map_scales": cells, "map_offset": _offset(net), "image_scales": _enlarged(cells, net)}
 
     def _map(self, net: Any, image: Any, shorter: int, device: Any, dtype: Any) -> tuple[Any, tuple[float, float]]:
         import torch
@@ -136,6 +136,11 @@ class ConvMap(Member):
         from ..nets.backbones import convolutional, load
 
         return convolutional(load(self.backbone, weights, self.random_state, ("pool5",)))
+
+
+def _enlarged(cells: Any, net: Any) -> Any:
+    """How much the image was enlarged for each map (S), from its cells a pixel (S 2)."""
+    return np.sqrt(cells.prod(1)) * np.float32(net.stride)
 
 
 def _offset(net: Any) -> Any:

@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import lru_cache, partial
-from typing import Any, ClassVar, NamedTuple
-
-import numpy as np
+from functools import partial
+from typing import Any, ClassVar
 
 from ...errors import UserError
-from ..boxes import encode
 from ..record import Records
-from ..sample import training_rows
 from ..stage import Checkpoint, NoCheckpoint, Ref, Stage, State
 from . import ranks
-from .images import remembered
+from .draws import TRUTH, Draws, Sampling
 from .member import Member
 from .memory import reuse_freed_memory
 from .precision import PRECISIONS, device_of, low_precision, precision_of
-from .rois import RoIs, RoISummary, drawable, drawn_count, label_rois, mirror, sample, target_statistics
 
-MADE = ("image", "boxes", "map_scales", "map_offset", "image_scales")  # fields that members need not give
-HELD = 4096  # images whose RoIs are in memory: half a GB at 2000 boxes each
+MADE = ("image", "size", "boxes", "map_scales", "map_offset", "image_scales")  # fields that members need not give
 
 
 class Jointly(Stage):
@@ -68,6 +62,7 @@ class Jointly(Stage):
     distributed: ClassVar[bool] = True
     _read: tuple[str, ...] = ()  # features of earlier steps that members need
     _image: bool = True  # whether one of them needs the image
+    _proposer: str | None = None  # the member that gives the boxes
 
     def __init__(self, members: Sequence[str] = (), weights: str | Ref | None = None, *, only: Sequence[str] = (),
                  by: Sequence[str] = (), steps: int = 40_000, images: int = 2, rois: int = 128,
@@ -105,7 +100,8 @@ class Jointly(Stage):
     def join(self, stages: Mapping[str, Stage]) -> None:
         """Be told the stages of the steps that are its members. ValueError if one cannot be trained."""
         members: dict[str, Member] = {}
-        given = set(MADE)
+        proposer = next((name for name, stage in stages.items() if "boxes" in stage.gives), None)
+        given = set(MADE) - ({"boxes"} if proposer else set())
         read: list[str] = []  # of earlier steps
         for name, stage in stages.items():
             if not isinstance(stage, Member):
@@ -120,6 +116,7 @@ class Jointly(Stage):
             raise ValueError("no member has a loss to learn by")
         self._stages = members
         self._read = tuple(read)
+        self._proposer = proposer
         self._image = any("image" in stage.needs for stage in members.values())
 
     def clone(self) -> Jointly:
@@ -131,12 +128,11 @@ class Jointly(Stage):
 
     @property
     def needs(self) -> tuple[str, ...]:  # type: ignore[override]
-        return (*(("image",) if self._image else ()), "boxes", *self._read)
+        return (*(("image",) if self._image else ()), *(() if self._proposer else ("boxes",)), *self._read)
 
     @property
     def learns(self) -> tuple[str, ...]:  # type: ignore[override]
-        truth = ("truth_boxes", "truth_labels", "truth_difficult", "truth_crowd")
-        return (*truth, *(f"truth_{field}" for field in self._read))
+        return (*TRUTH, *(f"truth_{field}" for field in self._read))
 
     def key_params(self) -> dict[str, Any]:
         from .backbones import weights_key
@@ -247,36 +243,29 @@ class Jointly(Stage):
         from .sgd import batch_of, sgd
 
         checkpoint = checkpoint or NoCheckpoint()
-        rois = lru_cache(HELD)(lambda i: self._rois(records[i]))
-        summaries = [RoISummary.of(rois(i)) for i in range(len(records))]
-        usable = np.flatnonzero([one.drawn > 0 for one in summaries])
-        if not any(len(one.targets) for one in summaries):
-            boxes = sum(one.boxes for one in summaries)
-            raise UserError(f"Jointly: of {boxes} boxes in {len(summaries)} images none is on an object")
         device = device_of(self.device)
         if device.type == "cpu":
             reuse_freed_memory()
-        images = (
-            remembered(lambda i: np.asarray(records[i]["image"]), len(records), self.memory) if self._image else None
-        )
-        data = TrainingData(rois, images, [self._rows(records, rois, name) for name in self._read])
-        net = self._modules(data, summaries, len(records.classes), device)
+        sampling = Sampling(self.rois // self.images, self.foreground, self.foreground_iou, self.background_iou,
+                            self.difficult)  # fmt: skip
+        data = Draws(records, sampling, image=self._image, read=self._read, proposed=self._proposer is not None,
+                     memory=self.memory, device=device)  # fmt: skip
+        self.check_processes(ranks.count())
+        net = self._modules(data, len(records.classes), device)
         kept = Kept(self.memory)
-        model = ranks.shared(net, partial(self._forward, kept))
+        model = ranks.shared(net, partial(self._forward, data, kept))
 
         def loss(step: int, generator: Any) -> Iterator[Any]:
             net.train()
-            chosen = usable[batch_of(step, self.images, len(usable), self.random_state)].tolist()
+            chosen = data.usable[batch_of(step, self.images, len(data.usable), self.random_state)].tolist()
             seeds = torch.randint(1 << 62, (len(chosen),), generator=generator).tolist()  # each image has its own
-            total = sum(drawn_count(rois(i), self.rois // self.images, self.foreground) for i in chosen)
             mine = list(zip(chosen, seeds))[ranks.rank() :: ranks.count()]
             for at, (i, seed) in enumerate(mine):
                 own = torch.Generator().manual_seed(seed)
                 side = self.flip and bool(torch.rand((), generator=own) < 0.5)
-                fields = self._drawn(data, i, side, own)
-                share = len(fields["roi_labels"]) / total  # losses are means over an image's RoIs
+                fields = data.of(i, side, own)
                 with ranks.unsynchronised(model, at < len(mine) - 1):
-                    yield model((i, side), fields, own) * share
+                    yield model((i, side), fields, own) * data.share(i, chosen)
 
         self.history_ = sgd(net, loss, checkpoint, steps=self.steps, lr=self.lr, drop_every=self.drop_every,
                             momentum=self.momentum, decay=self.decay, bias_rate=2.0, bias_decay=self.bias_decay,
@@ -284,19 +273,7 @@ class Jointly(Stage):
                             shared=ranks.count() > 1, random_state=self.random_state)  # fmt: skip
         self.net_ = net.eval().cpu()
 
-    def _rows(self, records: Records, rois: Callable[[int], RoIs], name: str) -> Callable[[int], Any]:
-        """By number of the image the features of the RoIs that can be drawn, kept in memory as far as they fit."""
-        layer = name.removeprefix("features.")
-
-        def read(i: int) -> Any:
-            return training_rows(records[i], layer, drawable(rois(i)))
-
-        return remembered(read, len(records), self.memory / len(self._read))
-
-    def _rois(self, record: Any) -> RoIs:
-        return label_rois(record, self.difficult, self.foreground_iou, self.background_iou)
-
-    def _modules(self, data: TrainingData, summaries: Sequence[RoISummary], classes: int, device: Any) -> Any:
+    def _modules(self, data: Draws, classes: int, device: Any) -> Any:
         """The members' modules, each built when those before it have shown what they give for one image.
 
         UserError if `only` names nothing that learns.
@@ -305,11 +282,8 @@ class Jointly(Stage):
         from torch import nn
 
         net = nn.ModuleDict()
-        first = next(i for i, one in enumerate(summaries) if len(one.targets))
         generator = torch.Generator().manual_seed(self.random_state)
-        fields = self._drawn(data, first, False, generator) | target_statistics(
-            [one.targets for one in summaries], self.flip
-        )
+        fields = data.of(data.first(), False, generator) | data.statistics(self.flip)
         for name, stage in self._joined().items():
             module = stage.module(self._initial(name, stage), fields, classes).to(
                 device, memory_format=torch.channels_last
@@ -317,6 +291,8 @@ class Jointly(Stage):
             net[name] = module
             with torch.no_grad(), low_precision(self.device, self.precision):
                 fields |= stage.loss(module.eval(), fields, generator)[1]
+            if name == self._proposer:
+                fields |= data.sampled(fields, generator)
         self._narrow(net)
         return net
 
@@ -336,19 +312,20 @@ class Jointly(Stage):
         part = part_of(weights, name) if isinstance(weights, Mapping) else {}
         return part or (weights if "backbone" in stage.param_names() else None)
 
-    def _forward(self, kept: Kept, net: Any, side: Any, fields: dict[str, Any], generator: Any) -> Any:
+    def _forward(self, data: Draws, kept: Kept, net: Any, side: Any, fields: dict[str, Any], generator: Any) -> Any:
         """The losses of an image, as `losses` names them; those not learned by without a gradient."""
         import torch
 
         with low_precision(self.device, self.precision):
-            found = self._losses(net, side, fields, kept, generator)
+            found = self._losses(data, net, side, fields, kept, generator)
         learned = {name: loss if name in (self.by or found) else loss.detach() for name, loss in found.items()}
         losses = torch.stack([learned[name] for name in self.losses])
-        if not losses.requires_grad:
+        if net.training and not losses.requires_grad:
             raise UserError("by names losses and only names parts of which none goes with another: nothing is learned")
         return losses
 
-    def _losses(self, net: Any, side: Any, fields: dict[str, Any], kept: Kept, generator: Any) -> dict[str, Any]:
+    def _losses(self, data: Draws, net: Any, side: Any, fields: dict[str, Any], kept: Kept,
+                generator: Any) -> dict[str, Any]:  # fmt: skip
         """The losses of an image by name. side: which image, and whether it is mirrored."""
         losses: dict[str, Any] = {}
         for name, stage in self._joined().items():
@@ -358,34 +335,9 @@ class Jointly(Stage):
                 own, given = stage.loss(net[name], fields, generator)
                 losses |= {f"{name}.{key}": value for key, value in own.items()}
             fields |= given
+            if name == self._proposer:
+                fields |= data.sampled(fields, generator)
         return losses
-
-    def _drawn(self, data: TrainingData, i: int, mirrored: bool, generator: Any) -> dict[str, Any]:
-        """The fields of image i that the members read: image or features, sampled_boxes, roi_labels, roi_targets."""
-        import torch
-
-        rois = data.rois(i)
-        chosen = sample(rois, self.rois // self.images, self.foreground, generator)
-        boxes, truth = rois.box[chosen], rois.truth[chosen]
-        fields: dict[str, Any] = {}
-        if data.images:
-            fields["image"] = image = data.images(i)
-            if mirrored:
-                fields["image"] = np.ascontiguousarray(image[:, ::-1])
-                boxes, truth = (mirror(one, image.shape[1]) for one in (boxes, truth))
-        for name, rows in zip(self._read, data.rows):
-            mine = torch.from_numpy(rows(i)[np.searchsorted(drawable(rois), chosen)])  # n F
-            fields[name] = mine.to(device_of(self.device), torch.float32)
-        targets = encode(boxes.astype(np.float32), truth.astype(np.float32))
-        return {**fields, "sampled_boxes": boxes, "roi_labels": rois.label[chosen], "roi_targets": targets}
-
-
-class TrainingData(NamedTuple):
-    """What is drawn from, by number of the image: its RoIs, and its image or features where members read them."""
-
-    rois: Callable[[int], RoIs]
-    images: Callable[[int], Any] | None
-    rows: Sequence[Callable[[int], Any]] = ()  # by field: features of the RoIs that can be drawn
 
 
 def part_of(state: Mapping[str, Any], member: str) -> dict[str, Any]:
