@@ -5,9 +5,14 @@ Every function takes numpy arrays or torch tensors and gives the same kind back.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
+
+LARGEST = math.log(
+    1000 / 16
+)  # of dw and dh: beyond, a net's error would overflow (Detectron's and torchvision's bound)
 
 
 def overlap(a: Any, b: Any) -> Any:
@@ -39,12 +44,16 @@ def encode(boxes: Any, targets: Any) -> Any:
     return lib.stack([(tx - x) / w, (ty - y) / h, lib.log(tw / w), lib.log(th / h)], -1)  # ... 4
 
 
-def decode(boxes: Any, deltas: Any) -> Any:
-    """Boxes (... 4) moved by deltas (... 4), the inverse of `encode` (R-CNN, appendix C, eqs. 1-4)."""
+def decode(boxes: Any, deltas: Any, largest: float | None = None) -> Any:
+    """Boxes (... 4) moved by deltas (... 4), the inverse of `encode` (R-CNN, appendix C, eqs. 1-4).
+
+    largest: what dw and dh are cut to.
+    """
     lib = _lib(boxes)
     w, h, x, y = _centred(boxes)
     x, y = x + deltas[..., 0] * w, y + deltas[..., 1] * h
-    w, h = w * lib.exp(deltas[..., 2]), h * lib.exp(deltas[..., 3])
+    grown = deltas[..., 2:] if largest is None else lib.clip(deltas[..., 2:], None, largest)
+    w, h = w * lib.exp(grown[..., 0]), h * lib.exp(grown[..., 1])
     return lib.stack([x - w / 2, y - h / 2, x + w / 2, y + h / 2], -1)  # ... 4
 
 

@@ -19,6 +19,7 @@ class SoftmaxHead(Member):
     weights: Ref of the Jointly that trains it.
     layer: features to read.
     balance: lambda, the weight of the box loss beside the class loss; 1 (section 2.3).
+    beta: where smooth L1 turns linear; 1 (section 2.3). Torchvision has 1/9.
     norm: mean L2 norm that features are scaled to; None leaves them as they are.
     outputs: of scores and deltas those that are used; none where it serves training alone (SPPnet's fine-tuning).
     precision: "float32", "bfloat16", or "auto".
@@ -35,11 +36,12 @@ class SoftmaxHead(Member):
     at_use: ClassVar[tuple[str, ...]] = ("precision", "outputs")
 
     def __init__(self, weights: Ref | None = None, layer: str = "fc7", balance: float = 1.0,
-                 norm: float | None = None, outputs: Sequence[str] = ("scores", "deltas"),
+                 beta: float = 1.0, norm: float | None = None, outputs: Sequence[str] = ("scores", "deltas"),
                  precision: str = "float32", device: str = "auto", random_state: int = 0):  # fmt: skip
         self.weights = weights
         self.layer = layer
         self.balance = balance
+        self.beta = beta
         self.norm = norm
         self.outputs = outputs
         self.precision = precision
@@ -62,6 +64,8 @@ class SoftmaxHead(Member):
             raise ValueError(f"outputs has {strange[0]!r}; it holds scores, deltas, both or none")
         if self.balance < 0:
             raise ValueError(f"balance is {self.balance}; it is at least 0")
+        if not self.beta > 0:
+            raise ValueError(f"beta is {self.beta}; it is above 0")
         if self.norm is not None and not self.norm > 0:
             raise ValueError(f"norm is {self.norm}; it is above 0, or None")
         if self.precision not in PRECISIONS:
@@ -94,7 +98,7 @@ class SoftmaxHead(Member):
         there = labels > 0
         mine = deltas[there, labels[there] - 1]
         wanted = (targets[there] - net.mean) / net.std
-        box = F.smooth_l1_loss(mine, wanted, reduction="sum") / len(labels)
+        box = F.smooth_l1_loss(mine, wanted, beta=self.beta, reduction="sum") / len(labels)
         return {"class": F.cross_entropy(logits, labels), "box": self.balance * box}, {}
 
     def __call__(self, records: Sequence[Record]) -> list[dict[str, Any]]:

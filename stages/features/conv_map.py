@@ -28,6 +28,8 @@ class ConvMap(Member):
 
     backbone, weights, random_state: as nets.backbones.load takes them; weights may be a Ref. A max pooling that ends
         the convolutional part, as VGG's and AlexNet's, is left out: RoI pooling stands in its place (Fast R-CNN, 2.2).
+    until: the part of the trunk whose map it is; None for the last. Of ResNets "layer3" is their C4 (He et al. 2016,
+        appendix A), behind which LaterConvs goes on.
     scales: lengths of the shorter side in pixels, rising; one map for each. 600 (Fast R-CNN, section 4.1).
     longest: cap on the longer side; 1000 (section 5.2).
     frozen: names, below the backbone's trunk, of parts that training leaves as they are; "all" for all of it.
@@ -48,7 +50,7 @@ class ConvMap(Member):
 
     def __init__(self, backbone: str = "vgg16", weights: str | Ref | None = None, scales: Sequence[int] = (600,),
                  longest: int = 1000, frozen: Sequence[str] = (), precision: str = "auto", device: str = "auto",
-                 random_state: int = 0):  # fmt: skip
+                 until: str | None = None, random_state: int = 0):  # fmt: skip
         self.backbone = backbone
         self.weights = weights
         self.scales = scales
@@ -56,6 +58,7 @@ class ConvMap(Member):
         self.frozen = frozen
         self.precision = precision
         self.device = device
+        self.until = until
         self.random_state = random_state
 
     @property
@@ -73,7 +76,7 @@ class ConvMap(Member):
         return {**super().key_params(), "weights": weights, "precision": precision_of(self.precision, self.device)}
 
     def validate(self) -> None:
-        from ..nets.backbones import check, check_parts
+        from ..nets.backbones import check, check_parts, check_until
 
         check(self.backbone)
         if not self.scales or sorted(set(self.scales)) != list(self.scales) or self.scales[0] < 16:
@@ -82,6 +85,7 @@ class ConvMap(Member):
             raise ValueError(f"longest is {self.longest}, under the shorter side {max(self.scales)}")
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision is {self.precision!r}; it is one of {', '.join(PRECISIONS)}")
+        check_until(self.backbone, "until", self.until)
         check_parts(self.backbone, [part for part in self.frozen if part != "all"])
 
     def named(self, param: str) -> State:
@@ -135,7 +139,7 @@ class ConvMap(Member):
     def _load(self, weights: Any) -> Any:
         from ..nets.backbones import convolutional, load
 
-        return convolutional(load(self.backbone, weights, self.random_state, ("pool5",)))
+        return convolutional(load(self.backbone, weights, self.random_state, ("pool5",), until=self.until))
 
 
 def _enlarged(cells: Any, net: Any) -> Any:

@@ -10,26 +10,18 @@ import numpy as np
 from ...errors import UserError
 from ..nets.bins import ready
 from ..nets.frozen import all_finite
+from ..nets.maps import check_maps, levels_of, nearest_scale, pyramid_level
 from ..nets.member import Member
 from ..record import Record
 
 STORAGE = ("map", "float16", "float32")  # map: the type of the map
-AREA = 224.0**2  # square pixels: of the images that backbones learned from
-
-
-def nearest_scale(boxes: Any, image_scales: Any) -> Any:
-    """Of each box (R) the map on which its area is nearest to 224 x 224 input pixels (SPPnet, section 4.1).
-
-    boxes: R 4, pixels of the image. image_scales: S, input pixels to a pixel of the image.
-    """
-    areas = np.prod(boxes[:, 2:] - boxes[:, :2], 1)[:, None] * np.asarray(image_scales) ** 2  # R S
-    return np.abs(areas - AREA).argmin(1)
 
 
 class Pooler(Member):
     """What the poolers share: a box is read from one of the maps, and its pooled values are features.pool5.
 
-    Subclasses have the parameters maps and storage, and `_pool`. places: the fields that say where a map's cells lie.
+    Subclasses have the parameters maps and storage, and `_cells`, `_pool` and `_learn`. places: the fields that say
+    where a map's cells lie.
     """
 
     gives = ("features.pool5",)
@@ -46,6 +38,18 @@ class Pooler(Member):
     def prepare(self) -> None:
         ready()
 
+    def loss(self, net: Any, fields: Mapping[str, Any], generator: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        import torch
+
+        boxes = fields["sampled_boxes"]
+        maps = self.maps if levels_of(self.maps) else ("map",)  # of several sizes of the image one is drawn
+        found: Any = None
+        for name, mine, cells in self._spread(boxes, maps, fields, ""):
+            pooled = self._learn(fields[name].float(), cells).flatten(1)  # n F
+            found = pooled.new_zeros(len(boxes), pooled.shape[1]) if found is None else found
+            found = found.index_copy(0, torch.from_numpy(mine).to(pooled.device), pooled)
+        return {}, {"features.pool5": found}
+
     def __call__(self, records: Sequence[Record]) -> list[dict[str, Any]]:
         return [{"features.pool5": self._pooled(record)} for record in records]
 
@@ -53,14 +57,9 @@ class Pooler(Member):
         """R F: each box from its own map. UserError if one overflows the storage, or maps are left out."""
         import torch
 
-        boxes, scales = on_host(record["boxes"]), np.asarray(record["map_scales"])
-        if len(self.maps) != len(scales):
-            raise UserError(f"image {record.id!r}: there are {len(scales)} maps, and {len(self.maps)} are to be read")
-        own = nearest_scale(boxes, record["image_scales"]) if len(self.maps) > 1 else np.zeros(len(boxes), np.int64)
+        boxes = on_host(record["boxes"])
         found: Any = None
-        for i, name in enumerate(self.maps):
-            mine = np.flatnonzero(own == i)
-            cells = self._cells(boxes[mine], scales[i], record)
+        for name, mine, cells in self._spread(boxes, self.maps, record, f"image {record.id!r}: "):
             pooled = self._pool(torch.as_tensor(record[name]), cells).flatten(1)  # n F
             if found is None:
                 dtype = pooled.dtype if self.storage == "map" else getattr(torch, self.storage)
@@ -70,6 +69,25 @@ class Pooler(Member):
             raise UserError(f"image {record.id!r}: the pooled features are not finite in {self.storage}")
         return found
 
+    def _spread(self, boxes: Any, maps: Sequence[str], fields: Mapping[str, Any], where: str) -> Any:
+        """Of each map its name, the indices of its boxes (n), and these in its cells (n 4).
+
+        UserError, beginning with `where`, if there are other maps than are read.
+        """
+        scales = np.asarray(fields["map_scales"])
+        if levels := levels_of(maps):
+            strides = np.rint(np.asarray(fields["image_scales"]) / np.sqrt(scales.astype(np.float64).prod(1))).tolist()
+            rows = [strides.index(2**level) for level in levels]
+            own = pyramid_level(boxes, fields["image_scales"][0], levels[0], levels[-1]) - levels[0]
+        elif len(maps) != len(scales):
+            raise UserError(f"{where}there are {len(scales)} maps, and {len(maps)} are to be read")
+        else:
+            rows = list(range(len(maps)))
+            own = nearest_scale(boxes, fields["image_scales"]) if len(maps) > 1 else np.zeros(len(boxes), np.int64)
+        for i, name in enumerate(maps):
+            mine = np.flatnonzero(own == i)
+            yield name, mine, self._cells(boxes[mine], scales[rows[i]], fields)
+
     def _cells(self, boxes: Any, scale: Any, fields: Mapping[str, Any]) -> Any:
         """Boxes (n 4, pixels) in cells of a map with so many cells a pixel (2); fields: those of `places`."""
         raise NotImplementedError
@@ -78,13 +96,9 @@ class Pooler(Member):
         """n C B of a map (C h w) and boxes (n 4, cells)."""
         raise NotImplementedError
 
-
-def check_maps(maps: Sequence[str]) -> None:
-    """ValueError unless these can be names of maps, in the order of ConvMap's scales."""
-    sides = [name.removeprefix("map.") for name in maps]
-    several = all(side.isdigit() for side in sides) and sorted(map(int, sides)) == [int(side) for side in sides]
-    if list(maps) != ["map"] and not (maps and several):
-        raise ValueError(f"maps is {list(maps)}; it is map alone, or fields such as map.480 and map.600, rising")
+    def _learn(self, features: Any, boxes: Any) -> Any:
+        """The same, of a map in float32, with a gradient."""
+        raise NotImplementedError
 
 
 def on_host(boxes: Any) -> Any:

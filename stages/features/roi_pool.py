@@ -19,8 +19,8 @@ class RoIPool(Pooler):
     loses the last row and column.) As there, cell i stands for the pixels from stride * i on, wherever it is centred.
 
     grid: bins a side; 7 for VGG16, 6 for AlexNet (section 2.2).
-    maps: the fields to read, all that ConvMap gives; of several each box takes the one on which its area is nearest to
-        224 x 224 (SPPnet, section 4.1).
+    maps: the fields to read: all that ConvMap gives, each box taking the one on which its area is nearest to 224 x 224
+        (SPPnet, section 4.1); or levels map.p2, map.p3 .. of FPN, each box taking its own (FPN, section 4.2).
     storage: "float16", "float32", or "map", the type of the map.
 
     Reads boxes, the maps, map_scales and, with several maps, image_scales; writes features.pool5 (R C*grid*grid), on
@@ -37,18 +37,6 @@ class RoIPool(Pooler):
             raise ValueError(f"grid is {self.grid}; it is at least 1")
         check_pooler(self.maps, self.storage)
 
-    def loss(self, net: Any, fields: Mapping[str, Any], generator: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-        import torch
-        from torchvision.ops import roi_pool
-
-        features = fields["map"].float()
-        places = self._cells(fields["sampled_boxes"], fields["map_scales"][0], fields)
-        return {}, {
-            "features.pool5": roi_pool(
-                features[None], [torch.from_numpy(places).to(features.device)], self.grid, 1.0
-            ).flatten(1)
-        }
-
     def _cells(self, boxes: Any, scale: Any, fields: Mapping[str, Any]) -> Any:
         return (boxes - np.array([0, 0, 1, 1], np.float32)) * np.tile(np.asarray(scale, np.float32), 2)
 
@@ -60,3 +48,9 @@ class RoIPool(Pooler):
             at = torch.from_numpy(boxes).to(features.device)
             return roi_pool(features.float()[None], [at], self.grid, 1.0).to(features.dtype)  # n C g g
         return bin_max(features, roi_bins(boxes, self.grid, features.shape[1:])).transpose(1, 2)  # n C B
+
+    def _learn(self, features: Any, boxes: Any) -> Any:
+        import torch
+        from torchvision.ops import roi_pool
+
+        return roi_pool(features[None], [torch.from_numpy(boxes).to(features.device)], self.grid, 1.0)

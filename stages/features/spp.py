@@ -40,20 +40,17 @@ class SpatialPyramidPool(Pooler):
             raise ValueError(f"levels is {list(self.levels)}; it holds the bins a side of one grid or more")
         check_pooler(self.maps, self.storage)
 
-    def loss(self, net: Any, fields: Mapping[str, Any], generator: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-        import torch
-
-        features = fields["map"].float()
-        places = self._cells(fields["sampled_boxes"], fields["map_scales"][0], fields)
-        bins = pyramid_bins(places, self.levels, features.shape[1:])
-        pooled = table_max(features, torch.from_numpy(bins).to(features.device))  # n B C
-        return {}, {"features.pool5": self._by_level(pooled)}
-
     def _cells(self, boxes: Any, scale: Any, fields: Mapping[str, Any]) -> Any:
         return np.asarray(boxes, np.float64) * np.tile(scale, 2) - np.tile(fields["map_offset"], 2)
 
     def _pool(self, features: Any, boxes: Any) -> Any:
         return self._by_level(bin_max(features, pyramid_bins(boxes, self.levels, features.shape[1:])))
+
+    def _learn(self, features: Any, boxes: Any) -> Any:
+        import torch
+
+        bins = pyramid_bins(boxes, self.levels, features.shape[1:])
+        return self._by_level(table_max(features, torch.from_numpy(bins).to(features.device)))
 
     def _by_level(self, pooled: Any) -> Any:
         """n B C -> n C*B, the first grid of all channels, then the second."""

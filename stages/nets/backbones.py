@@ -6,6 +6,7 @@ Any classification net of torchvision by its name, timm's as "timm:NAME", and "s
 from __future__ import annotations
 
 import difflib
+import math
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache, cached_property
@@ -191,7 +192,7 @@ def trunk_names(name: str) -> tuple[str, ...]:
 
 
 def load(name: str, weights: Any = None, random_state: int = 0, layers: Sequence[str] | None = None, pool: int = 6,
-         trunk: bool = True) -> Backbone:  # fmt: skip
+         trunk: bool = True, behind: str | None = None, until: str | None = None) -> Backbone:  # fmt: skip
     """The net `name` with its weights, float32 on the CPU, able to give `layers` (by default all).
 
     weights: None for random ones drawn from `random_state`; a name of torchvision's ("DEFAULT"; downloaded by
@@ -199,6 +200,8 @@ def load(name: str, weights: Any = None, random_state: int = 0, layers: Sequence
         whole classification net, its trunk alone, or a Backbone. Parts that no asked layer uses may miss.
     pool: grid of pool5, where the net has no fc6 that fixes it.
     trunk: False for the layers behind pool5 alone.
+    behind, until: parts of the trunk, as `children` names them, between which it is left: without what comes before and
+        with `behind`, and what follows `until`.
 
     Draws nothing from torch's global generator. ValueError for an unknown name or layer; UserError for
     weights that do not fit.
@@ -212,15 +215,15 @@ def load(name: str, weights: Any = None, random_state: int = 0, layers: Sequence
             net = _build(name, layers, pool)[0]
         if not trunk:
             net.trunk = nn.Identity()
-        return net
+        return _cut(net, behind, until)
     state, origin = _read(name, weights)
     with torch.random.fork_rng(devices=[]), torch.device("meta" if _meta_builds(name) else "cpu"):
         net, renamed, ignored = _build(name, layers, pool)
     found = _own_names(net, state, renamed, ignored, origin)
     if not trunk:
         net.trunk = nn.Identity()
-        found = {key: value for key, value in found.items() if not key.startswith("trunk.")}
-    _fill(net, found, origin)
+    own = _cut(net, behind, until).state_dict()
+    _fill(net, {key: value for key, value in found.items() if key in own}, origin)
     return net.eval()
 
 
@@ -238,6 +241,50 @@ def convolutional(net: Backbone) -> Backbone:
         setattr(owner, name, nn.Identity())
         net.stride //= last.stride if isinstance(last.stride, int) else last.stride[0]
     return net
+
+
+def level_parts(name: str) -> dict[int, tuple[str, int]]:
+    """Level k -> the last part of the trunk whose map has a cell for 2^k pixels, and its channels; k from 2 on.
+
+    These are C2, C3 and so on of the FPN paper (section 3). ValueError for a net of timm.
+    """
+    return {level: (part, channels) for part, (level, channels) in parts_of(name).items() if level >= 2}
+
+
+@cache
+def parts_of(name: str) -> dict[str, tuple[int, int]]:
+    """Part of the trunk, as `children` names it -> level and channels of its map; ValueError for a net of timm."""
+    if name.startswith("timm:"):
+        raise ValueError(f"backbone {name!r}: the parts of timm's nets are not known; take a net of torchvision's")
+    with torch.random.fork_rng(devices=[]), torch.device("meta" if _meta_builds(name) else "cpu"):
+        net = convolutional(_build(name, ("pool5",), 1)[0]).to("meta")
+    found, maps = {}, torch.empty(1, 3, 1024, 1024, device="meta")
+    for part, module in children(net.trunk):
+        maps = module(maps)
+        found[part] = (round(math.log2(1024 / maps.shape[2])), maps.shape[1])
+    return found
+
+
+def _cut(net: Backbone, behind: str | None, until: str | None) -> Backbone:
+    """The net, of whose trunk the parts up to `behind` and those after `until` do nothing."""
+    names = [name for name, _ in children(net.trunk)] if behind or until else []
+    first = names.index(behind) + 1 if behind else 0
+    last = names.index(until) + 1 if until else len(names)
+    for name in [*names[:first], *names[last:]]:
+        owner, _, leaf = name.rpartition(".")
+        setattr(net.trunk.get_submodule(owner), leaf, nn.Identity())
+    if until:
+        level, net.channels = parts_of(net.name)[until]
+        net.stride = 2**level
+    return net
+
+
+def children(trunk: nn.Module) -> list[tuple[str, nn.Module]]:
+    """The parts of a trunk in the order in which they are run, by name."""
+    parts = list(trunk.named_children())
+    while len(parts) == 1 and isinstance(parts[0][1], nn.Sequential):
+        parts = [(f"{parts[0][0]}.{name}", part) for name, part in parts[0][1].named_children()]
+    return parts
 
 
 def early_parts(name: str) -> tuple[str, ...]:
@@ -263,6 +310,12 @@ def check_parts(name: str, parts: Sequence[str]) -> None:
     for part in parts:
         if not any(f"{known}.".startswith(f"{part}.") for known in names):
             raise ValueError(f"frozen: {name} has no part {part!r}; one is {names[0]}")
+
+
+def check_until(name: str, param: str, part: str | None) -> None:
+    """ValueError, naming the parameter, unless a trunk can be cut at this part."""
+    if part is not None and part not in parts_of(name):
+        raise ValueError(f"{param} is {part!r}; the parts of {name} are {', '.join(parts_of(name))}")
 
 
 def freeze(trunk: nn.Module, parts: Sequence[str]) -> None:

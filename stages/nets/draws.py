@@ -24,7 +24,7 @@ PROPOSED = {"target_mean": np.zeros(4, np.float32), "target_std": np.array([0.1,
 class Sampling(NamedTuple):
     """How RoIs are drawn: how many of an image, the share of objects, the IoUs of objects and background, difficult."""
 
-    count: int
+    rois: int
     foreground: float
     foreground_iou: float
     background_iou: Sequence[float]
@@ -63,7 +63,7 @@ class Draws:
         """What the losses of image i, means over its RoIs, weigh among those of a batch."""
         if self.proposed:
             return 1 / len(chosen)
-        counts = [drawn_count(self.rois(j), self.sampling.count, self.sampling.foreground) for j in chosen]
+        counts = [drawn_count(self.rois(j), self.sampling.rois, self.sampling.foreground) for j in chosen]
         return counts[list(chosen).index(i)] / sum(counts)
 
     def of(self, i: int, mirrored: bool, generator: Any) -> dict[str, Any]:
@@ -79,13 +79,13 @@ class Draws:
         if self.proposed:
             return fields
         rois = self.rois(i)
-        chosen = sample(rois, self.sampling.count, self.sampling.foreground, generator)
+        chosen = sample(rois, self.sampling.rois, self.sampling.foreground, generator)
         return {**fields, **self._features(i, chosen), **drawn(rois, chosen, image.shape[1] if mirrored else None)}
 
     def sampled(self, fields: Mapping[str, Any], generator: Any) -> dict[str, Any]:
         """RoIs of the boxes that a member proposed, and of the truth."""
         rois = self._label(fields)
-        return drawn(rois, sample(rois, self.sampling.count, self.sampling.foreground, generator), None)
+        return drawn(rois, sample(rois, self.sampling.rois, self.sampling.foreground, generator), None)
 
     def _rois(self, i: int) -> RoIs:
         return self._label(self.records[i])

@@ -1,4 +1,7 @@
-"""Anchors: the boxes that a region proposal network refines (Ren, He, Girshick, Sun: Faster R-CNN, section 3.1.1)."""
+"""Anchors: the boxes that a region proposal network refines (Ren, He, Girshick, Sun: Faster R-CNN, section 3.1.1).
+
+Here they are in pixels of the image as the net sees it, enlarged.
+"""
 
 from __future__ import annotations
 
@@ -9,30 +12,33 @@ import numpy as np
 
 from ..boxes import overlap
 
-
-def base_anchors(sides: Sequence[float], ratios: Sequence[float]) -> Any:
-    """Boxes (A 4) round 0 of each side's area and each ratio (height to width), the ratios of the first side first."""
-    side, ratio = (
-        np.repeat(np.asarray(sides, np.float64), len(ratios)),
-        np.tile(np.asarray(ratios, np.float64), len(sides)),
-    )
-    half = np.stack([side / np.sqrt(ratio), side * np.sqrt(ratio)], 1) / 2  # A 2, x and y
-    return np.concatenate([-half, half], 1)
+STYLES = ("paper", "torchvision")
 
 
-def anchors_on(base: Any, cells: Sequence[int], cells_a_pixel: Any, enlarged: Any) -> Any:
-    """The anchors of a map, (h w A) 4 float32 in pixels of the image: row by row, those of a cell together.
+def base_anchors(sides: Sequence[float], ratios: Sequence[float], style: str = "paper") -> Any:
+    """Boxes (A 4) round 0 of each ratio (height to width) and each side's area, the sides of the first ratio first.
 
-    base: A 4, in pixels of what the net saw. cells: h and w. cells_a_pixel: 2, x and y. enlarged: 2, pixels that the
-    net saw to a pixel of the image, x and y. An anchor is centred on the middle of its cell's stride, as the authors'.
+    style: "torchvision" rounds their borders to whole pixels.
     """
-    rows, columns = np.arange(cells[0]) + 0.5, np.arange(cells[1]) + 0.5
-    y, x = np.meshgrid(rows / cells_a_pixel[1], columns / cells_a_pixel[0], indexing="ij")  # h w
-    centres = np.stack([x, y, x, y], -1).reshape(-1, 1, 4)
-    return (centres + base / np.tile(np.asarray(enlarged, np.float64), 2)).reshape(-1, 4).astype(np.float32)
+    root = np.sqrt(np.repeat(np.asarray(ratios, np.float32), len(sides)))
+    side = np.tile(np.asarray(sides, np.float32), len(ratios))
+    half = np.stack([1 / root * side, root * side], 1) / 2  # A 2, x and y
+    return np.concatenate([-half, half], 1).round() if style == "torchvision" else np.concatenate([-half, half], 1)
 
 
-def inside(boxes: Any, size: Sequence[int]) -> Any:
+def anchors_on(base: Any, cells: Sequence[int], stride: Sequence[float], style: str = "paper") -> Any:
+    """The anchors of a map, (h w A) 4 float32: row by row, those of a cell together.
+
+    base: A 4. cells: h and w. stride: 2, pixels from a cell to the next, x and y. An anchor is centred on the middle of
+    its cell's stride, as in the authors' code; in the style "torchvision" on its corner.
+    """
+    middle = 0.0 if style == "torchvision" else 0.5
+    rows, columns = (np.arange(n, dtype=np.float32) + np.float32(middle) for n in cells)
+    y, x = np.meshgrid(rows * np.float32(stride[1]), columns * np.float32(stride[0]), indexing="ij")  # h w
+    return (np.stack([x, y, x, y], -1).reshape(-1, 1, 4) + base).reshape(-1, 4)
+
+
+def inside(boxes: Any, size: Sequence[float]) -> Any:
     """Which boxes (n 4) no border of an image of (H, W) cuts."""
     return (boxes[:, :2] >= 0).all(1) & (boxes[:, 2] <= size[1]) & (boxes[:, 3] <= size[0])
 
@@ -43,14 +49,14 @@ def label_anchors(anchors: Any, truth: Any, positive: float, negative: float, be
     positive: IoU from which on an anchor is an object. negative: IoU, with every truth, below which it is background.
     best: whether the anchors of the highest IoU with a truth are objects too, all of them if several are (3.1.2).
     """
-    labels = np.full(len(anchors), -1, np.int64)
     if not len(truth):
         return np.zeros(len(anchors), np.int64), np.zeros(len(anchors), np.int64)
     iou = overlap(anchors, truth)  # n T
     most = iou.max(1)
+    labels = np.full(len(anchors), -1, np.int64)
     labels[most < negative] = 0
     if best:
         highest = iou.max(0)
-        labels[((iou >= highest - 1e-6) & (highest > 0)).any(1)] = 1
+        labels[((iou >= highest) & (highest > 0)).any(1)] = 1
     labels[most >= positive] = 1
     return labels, iou.argmax(1)

@@ -3,86 +3,118 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any, ClassVar
 
 import numpy as np
 
 from ...errors import UserError
-from ..boxes import clip, decode, encode
+from ..boxes import LARGEST, clip, decode, encode
 from ..nets.frozen import built
+from ..nets.maps import Seen, check_maps, levels_of, seen
 from ..nets.member import Member
 from ..nets.precision import PRECISIONS, precision_of
 from ..record import Record
 from ..sample import truth_overlaps, usable_truths
 from ..stage import Ref
-from .anchors import anchors_on, base_anchors, inside, label_anchors
+from .anchors import STYLES, anchors_on, base_anchors, inside, label_anchors
 
 SCORES = {"softmax": 2, "sigmoid": 1}  # values an anchor
 NORMALISED = ("paper", "sampled")
+AHEAD = 4  # times as many boxes as are wanted enter suppression first
 
 
-def propose(anchors: Any, scores: Any, deltas: Any, size: Sequence[int], *, least: float, before: int,
-            threshold: float | None, top: int) -> tuple[Any, Any]:  # fmt: skip
-    """Proposals (R 4) and their scores (R), best first, from anchors (n 4), scores (n) and deltas (n 4); tensors.
+def propose(anchors: Sequence[Any], scores: Sequence[Any], deltas: Sequence[Any], size: Sequence[int], *, least: float,
+            before: int, threshold: float | None, top: int) -> tuple[Any, Any]:  # fmt: skip
+    """Proposals (R 4) and their scores (R), best first, from anchors (n 4), scores (n) and deltas (n 4) of each map.
 
     size: (H, W); boxes are cut at its border. least: side in pixels under which a box is dropped. before: how many of
-    the best enter suppression. threshold: IoU above which the worse of two is suppressed; None for none. top: how many
-    are given.
+    the best of each map enter suppression, which is a map's own. threshold: IoU above which the worse of two is
+    suppressed; None for none. top: how many are given in all. Tensors in and out.
+    """
+    import torch
+
+    found = []
+    for places, values, moves in zip(anchors, scores, deltas, strict=True):
+        high, best = values.topk(min(before, len(values)))
+        boxes = clip(decode(places[best], moves[best], LARGEST), size)
+        large = ((boxes[:, 2:] - boxes[:, :2]) >= least).all(1)
+        boxes, high = boxes[large], high[large]
+        kept = slice(top) if threshold is None else first_unsuppressed(boxes, high, threshold, top)
+        found.append((boxes[kept], high[kept]))
+    boxes, high = (torch.cat(each) for each in zip(*found))
+    order = high.sort(descending=True, stable=True).indices[:top]
+    return boxes[order], high[order]
+
+
+def first_unsuppressed(boxes: Any, scores: Any, threshold: float, top: int) -> Any:
+    """Indices of the `top` best boxes that greedy suppression leaves; scores fall.
+
+    Whether a box stays follows from better ones alone, so that first some are looked at, and all only if too few stay.
     """
     from torchvision.ops import nms
 
-    best = scores.topk(min(before, len(scores))).indices
-    boxes, values = clip(decode(anchors[best], deltas[best]), size), scores[best]
-    large = ((boxes[:, 2:] - boxes[:, :2]) >= least).all(1)
-    boxes, values = boxes[large], values[large]
-    kept = slice(top) if threshold is None else nms(boxes, values, threshold)[:top]
-    return boxes[kept], values[kept]
+    some = AHEAD * top
+    if 2 * some <= len(boxes):
+        kept = nms(boxes[:some], scores[:some], threshold)
+        if len(kept) >= top:
+            return kept[:top]
+    return nms(boxes, scores, threshold)[:top]
 
 
 class RPN(Member):
     """Proposals by a small net that slides over the shared map and refines anchors.
 
     weights: Ref of the Jointly that trains it.
+    maps: the fields to read: map alone, or levels map.p2, map.p3 .. of FPN.
     sides, ratios: of anchors: square roots of their areas in pixels of what the net sees, and heights to widths; 128,
         256, 512 and 1:2, 1:1, 2:1 (section 3.1.1).
+    side_a_map: whether each map has the one side of its place among `sides` (FPN, section 4.1: 32 to 512 on P2 to P6),
+        or all of them; False.
+    anchors: "paper", or "torchvision", whose anchors are rounded to whole pixels and centred on the corners of cells.
     width: channels of the 3 x 3 convolution; 512 (256 for ZF).
     score: "softmax" over object and background, as the paper, or "sigmoid".
     positive_iou, negative_iou: 0.7 and 0.3. best_positive: whether the best anchors of a truth are objects too (3.1.2).
     cross_border: whether anchors that the image's border cuts are learned from; False (3.1.3).
     sample, share: anchors that an image's loss is over, and the share of objects among them at most; 256 and 0.5.
     balance: lambda, the weight of the box loss; 10 (3.1.2).
-    normalise: "paper": the class loss over the sample, the box loss over the places of the map; "sampled": both over
+    normalise: "paper": the class loss over the sample, the box loss over the places of the maps; "sampled": both over
         the sample, as later code, where a balance of 1 is usual.
-    before, top: boxes that enter suppression at most, and that are given; 6000 and 300 (section 4).
+    beta: where smooth L1 turns linear; 1 (as Fast R-CNN), 1/9 in the authors' and later code.
+    before, top: boxes of each map that enter suppression at most, and boxes that are given; 6000 and 300 (section 4).
     train_before, train_top: the same in training; 12000 and 2000.
-    nms: IoU above which the worse of two boxes is suppressed; 0.7. None: none is.
+    nms: IoU above which the worse of two boxes of a map is suppressed; 0.7. None: none is.
     min_side: of a box, in pixels of what the net sees; 16.
     classify, regress: whether scores rank the boxes, or chance does; whether anchors are moved. Both True (table 2).
     difficult: whether objects marked difficult are learned from.
     precision: "bfloat16" or "float32"; "auto". device: "auto", "cpu", "cuda" or "cuda:N".
-    random_state: of the initial weights.
+    random_state: of the initial weights, and of the ranks without scores.
 
-    Reads map, map_scales, image_scales and size; writes boxes (R 4) and objectness (R), best first, on the device.
+    Reads the maps, map_scales, image_scales and size; writes boxes (R 4) and objectness (R, 0 to 1), best first, on the
+    device.
     """
 
-    needs = ("map", "map_scales", "image_scales", "size")
     gives = ("boxes", "objectness")
     speed: ClassVar[tuple[str, ...]] = ("device",)
     losses: ClassVar[tuple[str, ...]] = ("class", "box")
     new: ClassVar[bool] = True
     at_use: ClassVar[tuple[str, ...]] = ("precision", "before", "top", "nms", "min_side", "classify", "regress")
 
-    def __init__(self, weights: Ref | None = None, *, sides: Sequence[float] = (128.0, 256.0, 512.0),
-                 ratios: Sequence[float] = (0.5, 1.0, 2.0), width: int = 512, score: str = "softmax",
+    def __init__(self, weights: Ref | None = None, *, maps: Sequence[str] = ("map",),
+                 sides: Sequence[float] = (128.0, 256.0, 512.0), ratios: Sequence[float] = (0.5, 1.0, 2.0),
+                 side_a_map: bool = False, anchors: str = "paper", width: int = 512, score: str = "softmax",
                  positive_iou: float = 0.7, negative_iou: float = 0.3, best_positive: bool = True,
                  cross_border: bool = False, sample: int = 256, share: float = 0.5, balance: float = 10.0,
-                 normalise: str = "paper", before: int = 6000, top: int = 300, train_before: int = 12_000,
-                 train_top: int = 2000, nms: float | None = 0.7, min_side: float = 16.0, classify: bool = True,
-                 regress: bool = True, difficult: bool = True, precision: str = "auto", device: str = "auto",
-                 random_state: int = 0):  # fmt: skip
+                 normalise: str = "paper", beta: float = 1.0, before: int = 6000, top: int = 300,
+                 train_before: int = 12_000, train_top: int = 2000, nms: float | None = 0.7, min_side: float = 16.0,
+                 classify: bool = True, regress: bool = True, difficult: bool = True, precision: str = "auto",
+                 device: str = "auto", random_state: int = 0):  # fmt: skip
         self.weights = weights
+        self.maps = maps
         self.sides = sides
         self.ratios = ratios
+        self.side_a_map = side_a_map
+        self.anchors = anchors
         self.width = width
         self.score = score
         self.positive_iou = positive_iou
@@ -93,6 +125,7 @@ class RPN(Member):
         self.share = share
         self.balance = balance
         self.normalise = normalise
+        self.beta = beta
         self.before = before
         self.top = top
         self.train_before = train_before
@@ -106,16 +139,29 @@ class RPN(Member):
         self.device = device
         self.random_state = random_state
 
+    @property
+    def needs(self) -> tuple[str, ...]:  # type: ignore[override]
+        return (*self.maps, "map_scales", "image_scales", "size")
+
     def key_params(self) -> dict[str, Any]:
         return {**super().key_params(), "precision": precision_of(self.precision, self.device)}
 
     def validate(self) -> None:
+        check_maps(self.maps)
+        if list(self.maps) != ["map"] and not levels_of(self.maps):
+            raise ValueError(f"maps is {list(self.maps)}; it is map alone, or levels such as map.p2 and map.p3")
         for name in ("sides", "ratios"):
             if not getattr(self, name) or min(getattr(self, name)) <= 0:
                 raise ValueError(f"{name} is {list(getattr(self, name))}; it holds numbers above 0")
-        for name, known in {"score": SCORES, "normalise": NORMALISED, "precision": PRECISIONS}.items():
-            if getattr(self, name) not in known:
-                raise ValueError(f"{name} is {getattr(self, name)!r}; it is one of {', '.join(known)}")
+        if self.side_a_map and len(self.sides) != len(self.maps):
+            raise ValueError(f"sides has {len(self.sides)} for {len(self.maps)} maps; with side_a_map each has its own")
+        known = {"anchors": STYLES, "score": SCORES, "normalise": NORMALISED, "precision": PRECISIONS}
+        for name, values in known.items():
+            if getattr(self, name) not in values:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; it is one of {', '.join(values)}")
+        self._check_numbers()
+
+    def _check_numbers(self) -> None:
         if not 0 <= self.negative_iou <= self.positive_iou <= 1:
             raise ValueError(f"negative_iou is {self.negative_iou}; it is in [0, positive_iou], {self.positive_iou}")
         for name in ("width", "sample", "before", "top", "train_before", "train_top"):
@@ -123,11 +169,17 @@ class RPN(Member):
                 raise ValueError(f"{name} is {getattr(self, name)}; it is at least 1")
         if not 0 < self.share <= 1:
             raise ValueError(f"share is {self.share}; it is in (0, 1]")
+        if not self.beta > 0:
+            raise ValueError(f"beta is {self.beta}; it is above 0")
         for name in ("balance", "min_side"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it is at least 0")
         if self.nms is not None and not 0 <= self.nms <= 1:
             raise ValueError(f"nms is {self.nms}; it is in [0, 1], or None")
+
+    @property
+    def anchors_a_cell(self) -> int:
+        return len(self.ratios) * (1 if self.side_a_map else len(self.sides))
 
     # -- training --------------------------------------------------------------------------------------
 
@@ -140,32 +192,34 @@ class RPN(Member):
             return self._made(weights)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.random_state)
-            return RPNHead(len(like["map"]), self.width, len(self.sides) * len(self.ratios), SCORES[self.score])
+            return RPNHead(len(like[self.maps[0]]), self.width, self.anchors_a_cell, SCORES[self.score])
 
     def loss(self, net: Any, fields: Mapping[str, Any], generator: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         import torch
 
-        logits, deltas = net(fields["map"])
-        anchors = self._anchors(fields)
-        labels, best = self._labelled(anchors, fields)
-        chosen = torch.from_numpy(self._drawn(labels, generator)).to(logits.device)
-        wanted = torch.from_numpy(labels).to(logits.device)[chosen]
-        places = len(anchors) / (len(self.sides) * len(self.ratios))
-        losses = {"class": self._class_loss(logits[chosen], wanted), "box": deltas.sum() * 0}
-        mine = chosen[wanted == 1]
-        if len(mine):
-            at = mine.cpu().numpy()
-            truth = fields["truth_boxes"][usable_truths(fields, self.difficult)][best[at]]
-            targets = torch.from_numpy(encode(anchors[at], truth.astype(np.float32))).to(deltas.device)
-            over = places if self.normalise == "paper" else len(chosen)
-            losses["box"] = torch.nn.functional.smooth_l1_loss(deltas[mine], targets, reduction="sum") / over
-        losses["box"] = losses["box"] * self.balance
+        found = [net(fields[name]) for name in self.maps]
+        view = seen(fields, fields["size"])
+        anchors = self._anchors(fields, view)
         boxes, scores = self._proposed(
-            logits.detach(), deltas.detach(), anchors, fields, self.train_before, self.train_top
-        )
+            [(logits.detach(), deltas.detach()) for logits, deltas in found], anchors, view, self.train_before,
+            self.train_top)  # fmt: skip
+        logits, deltas = (torch.cat(each) for each in zip(*found))
+        places = np.concatenate(anchors)
+        truth = fields["truth_boxes"] * np.tile(view.enlarged[0], 2).astype(np.float32)  # as the net sees it
+        labels, best = self._labelled(places, {**fields, "truth_boxes": truth}, view)
+        chosen = self._drawn(labels, generator)
+        objects = chosen[labels[chosen] == 1]
+        at = torch.from_numpy(chosen).to(logits.device)
+        losses = {"class": self._class_loss(logits[at], torch.from_numpy(labels[chosen]).to(logits.device))}
+        targets = encode(places[objects], truth[usable_truths(fields, self.difficult)][best[objects]])
+        box = torch.nn.functional.smooth_l1_loss(
+            deltas[torch.from_numpy(objects).to(deltas.device)], torch.from_numpy(targets).to(deltas), beta=self.beta,
+            reduction="sum")  # fmt: skip
+        over = len(places) / self.anchors_a_cell if self.normalise == "paper" else max(len(chosen), 1)
+        losses["box"] = self.balance * box / over
         return losses, {"boxes": boxes.cpu().numpy(), "objectness": scores}
 
-    def _labelled(self, anchors: Any, fields: Mapping[str, Any]) -> tuple[Any, Any]:
+    def _labelled(self, anchors: Any, fields: Mapping[str, Any], view: Seen) -> tuple[Any, Any]:
         """Labels (n: 1, 0, -1) of anchors, and which usable truth each is nearest to."""
         usable = usable_truths(fields, self.difficult)
         labels, best = label_anchors(anchors, fields["truth_boxes"][usable], self.positive_iou, self.negative_iou,
@@ -174,7 +228,7 @@ class RPN(Member):
             others = truth_overlaps(anchors, fields["truth_boxes"], fields["truth_crowd"])[:, ~usable].max(1)
             labels[(labels == 0) & (others >= self.negative_iou)] = -1
         if not self.cross_border:
-            labels[~inside(anchors, fields["size"])] = -1
+            labels[~inside(anchors, view.size)] = -1
         return labels, best
 
     def _drawn(self, labels: Any, generator: Any) -> Any:
@@ -183,9 +237,8 @@ class RPN(Member):
 
         objects, rest = (np.flatnonzero(labels == one) for one in (1, 0))
         few = objects[torch.randperm(len(objects), generator=generator)[: round(self.sample * self.share)].numpy()]
-        return np.concatenate(
-            [few, rest[torch.randperm(len(rest), generator=generator)[: self.sample - len(few)].numpy()]]
-        )
+        others = rest[torch.randperm(len(rest), generator=generator)[: self.sample - len(few)].numpy()]
+        return np.concatenate([few, others])
 
     def _class_loss(self, logits: Any, wanted: Any) -> Any:
         """Mean over the sample; 0 without one."""
@@ -206,31 +259,39 @@ class RPN(Member):
             raise UserError("RPN has learned nothing: a Jointly trains it, and weights is its Ref")
         net = built(self, self._made)
         place = net.conv.weight
-        found = []
+        given = []
         for record in records:
+            view = seen(record, record["size"])
             with torch.no_grad():
-                logits, deltas = net(torch.as_tensor(record["map"]).to(place))
-                boxes, scores = self._proposed(logits, deltas, self._anchors(record), record, self.before, self.top)
-            found.append({"boxes": boxes, "objectness": scores})
-        return found
+                found = [net(torch.as_tensor(record[name]).to(place)) for name in self.maps]
+                boxes, scores = self._proposed(found, self._anchors(record, view), view, self.before, self.top)
+            given.append({"boxes": boxes, "objectness": scores})
+        return given
 
-    def _anchors(self, fields: Mapping[str, Any]) -> Any:
-        base, enlarged = base_anchors(self.sides, self.ratios), float(fields["image_scales"][0])
-        return anchors_on(base, fields["map"].shape[1:], fields["map_scales"][0], (enlarged, enlarged))
+    def _anchors(self, fields: Mapping[str, Any], view: Seen) -> list[Any]:
+        """Of each map its anchors (n 4), in pixels of what the net sees."""
+        cells = [tuple(fields[name].shape[1:]) for name in self.maps]
+        strides = [view.strides[0]] if list(self.maps) == ["map"] else [2**level for level in levels_of(self.maps)]
+        return anchors_of(tuple(self.sides), tuple(self.ratios), self.side_a_map, self.anchors, tuple(cells),
+                          tuple(float(stride) for stride in strides))  # fmt: skip
 
-    def _proposed(self, logits: Any, deltas: Any, anchors: Any, fields: Mapping[str, Any], before: int,
+    def _proposed(self, found: Sequence[tuple[Any, Any]], anchors: Sequence[Any], view: Seen, before: int,
                   top: int) -> tuple[Any, Any]:  # fmt: skip
+        """Boxes (R 4) in pixels of the image, and their scores (R), from logits and deltas of each map."""
         import torch
 
-        scores = logits.softmax(1)[:, 1] if self.score == "softmax" else logits[:, 0].sigmoid()
+        logits, deltas = zip(*found)
+        scores = [one[:, 1] - one[:, 0] if self.score == "softmax" else one[:, 0] for one in logits]  # both log odds
         if not self.classify:
-            scores = torch.rand(len(scores), generator=torch.Generator().manual_seed(self.random_state)).to(scores)
+            chance = torch.Generator().manual_seed(self.random_state)
+            scores = [torch.rand(len(one), generator=chance).logit().to(one) for one in scores]
         if not self.regress:
-            deltas = torch.zeros_like(deltas)
-        places = torch.from_numpy(anchors).to(deltas.device)
-        size = [int(side) for side in fields["size"]]
-        least = self.min_side / float(fields["image_scales"][0])
-        return propose(places, scores, deltas, size, least=least, before=before, threshold=self.nms, top=top)
+            deltas = tuple(torch.zeros_like(one) for one in deltas)
+        places = [torch.from_numpy(one).to(deltas[0].device) for one in anchors]
+        boxes, odds = propose(places, scores, deltas, view.size, least=self.min_side, before=before,
+                              threshold=self.nms, top=top)  # fmt: skip
+        by = torch.tensor(view.enlarged[0], dtype=torch.float32, device=boxes.device).repeat(2)
+        return boxes / by, odds.sigmoid()
 
     def _made(self, state: Any) -> Any:
         import torch
@@ -242,3 +303,20 @@ class RPN(Member):
         net = RPNHead(channels, width, anchors, len(state["scores.weight"]) // anchors)
         net.load_state_dict({name: torch.as_tensor(value) for name, value in state.items()})
         return net
+
+
+@lru_cache(maxsize=16)
+def anchors_of(sides: tuple[float, ...], ratios: tuple[float, ...], side_a_map: bool, style: str,
+               cells: tuple[tuple[int, int], ...], strides: tuple[float, ...]) -> list[Any]:  # fmt: skip
+    """The anchors of maps of so many cells (h, w), so many pixels apart, n 4 each; not to be changed.
+
+    In the style "torchvision" the cells of a coarser level are as far apart as the first level's extent has room for.
+    """
+    found = []
+    for i, ((rows, columns), stride) in enumerate(zip(cells, strides)):
+        apart = (stride, stride)
+        if style == "torchvision":
+            apart = (cells[0][1] * strides[0] // columns, cells[0][0] * strides[0] // rows)
+        base = base_anchors(sides[i : i + 1] if side_a_map else sides, ratios, style)
+        found.append(anchors_on(base, (rows, columns), apart, style))
+    return found

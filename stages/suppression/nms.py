@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import UserError
-from ..boxes import area, clip, decode
+from ..boxes import LARGEST, area, clip, decode
 from ..record import Record
 from ..stage import Stage
 
@@ -60,7 +60,7 @@ def detect(
     region, label = candidates(scores, min_score, top_per_class)
     found, score = boxes[region], scores[region, label]  # N 4, N
     if deltas is not None:
-        found = decode(found, deltas[region, label])  # once, before suppression (appendix C)
+        found = decode(found, deltas[region, label], LARGEST)  # once, before suppression (appendix C)
     found = clip(found, size)
     real = area(found) > 0
     found, score, label = found[real], score[real], label[real]

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 from rcnn.errors import UserError
-from rcnn.stages.features.pooling import nearest_scale
 from rcnn.stages.features.roi_pool import RoIPool
 from rcnn.stages.features.spp import SpatialPyramidPool
+from rcnn.stages.nets.maps import nearest_scale
 from rcnn.stages.record import Record
 from torchvision.ops import roi_pool
 

@@ -1,0 +1,81 @@
+"""What a region proposal network and a detector share: one map of the image, C4 of a ResNet, or a feature pyramid."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ...stages.features.conv_map import ConvMap
+from ...stages.features.fpn import FPN
+from ...stages.features.later_convs import LaterConvs
+from ...stages.features.pooling import Pooler
+from ...stages.features.roi_align import RoIAlign
+from ...stages.features.roi_pool import RoIPool
+from ...stages.nets.backbones import check, early_parts, grid_of, layers_of
+from ...stages.nets.member import Member
+from ...stages.proposals.rpn import RPN
+from ...stages.stage import Ref
+from ..pipeline import Step
+from .heads import fully_connected
+
+C4 = ("resnet", "resnext", "wide_resnet")  # nets whose conv5 goes over regions (ResNet, appendix A)
+LEVELS = tuple(f"map.p{level}" for level in range(2, 7))
+PYRAMID = (32.0, 64.0, 128.0, 256.0, 512.0)  # sides of anchors on P2 to P6 (FPN, section 4.1)
+
+
+class SharedMap:
+    """The stages on a backbone that Faster R-CNN's recipes are put together from.
+
+    pretrained: whether it starts from weights. fpn: whether its maps are a pyramid. scale, longest: of the image; None
+    for the paper's. fc: widths of new fully connected layers.
+    """
+
+    def __init__(
+        self,
+        backbone: str,
+        pretrained: bool,
+        fpn: bool = False,
+        scale: int | None = None,
+        longest: int | None = None,
+        fc: Sequence[int] = (1024, 1024),
+    ):
+        check(backbone)
+        self.backbone, self.fpn, self.fc = backbone, fpn, tuple(fc)
+        self.scale, self.longest = scale or (800 if fpn else 600), longest or (1333 if fpn else 1000)
+        self.c4 = backbone.startswith(C4) and not fpn
+        stem = ("conv1", "bn1", "layer1") if backbone.startswith(C4) else early_parts(backbone)  # conv1 and conv2_x
+        self.frozen = stem if pretrained else ()
+
+    @property
+    def batch(self) -> dict[str, Any]:
+        """The parameters of Jointly, as the authors' code: an image of 128 RoIs a step (FPN: two of 512)."""
+        if self.fpn:
+            return {"images": 2, "rois": 1024, "background_iou": (0.0, 0.5), "steps": 70_000, "drop_every": 50_000}
+        return {"images": 1, "background_iou": (0.0, 0.5), "steps": 70_000, "drop_every": 50_000}
+
+    def map(self, weights: Ref) -> Member:
+        if self.fpn:
+            return FPN(self.backbone, weights, self.scale, self.longest, frozen=self.frozen)
+        until = "layer3" if self.c4 else None
+        return ConvMap(self.backbone, weights, (self.scale,), self.longest, self.frozen, until=until)
+
+    def rpn(self, weights: Ref, top: int | None, sides: Sequence[float] | None, ratios: Sequence[float]) -> RPN:
+        """The paper's on one map; on a pyramid as later code has it."""
+        if not self.fpn:
+            own = tuple(sides or (128.0, 256.0, 512.0))
+            return RPN(weights, sides=own, ratios=tuple(ratios), top=top or 300)
+        return RPN(weights, maps=LEVELS, sides=tuple(sides or PYRAMID), ratios=tuple(ratios), side_a_map=True,
+                   width=256, score="sigmoid", cross_border=True, balance=1.0, normalise="sampled", beta=1 / 9,
+                   before=1000, top=top or 1000, train_before=2000, min_side=0.0)  # fmt: skip
+
+    def pooler(self) -> Pooler:
+        if self.fpn:
+            return RoIAlign(maps=LEVELS[:-1])
+        return RoIAlign(14) if self.c4 else RoIPool(grid_of(self.backbone))
+
+    def above(self, weights: Ref, keep: bool) -> tuple[list[Step], str]:
+        """The steps between pooling and heads, and the layer that they end in."""
+        if self.c4:
+            return [Step("fc", LaterConvs(self.backbone, weights), keep=keep)], "conv5"
+        own = "fc7" in layers_of(self.backbone) and not self.fpn
+        return fully_connected(self.backbone, own, self.fc, weights, keep)

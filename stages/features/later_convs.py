@@ -1,0 +1,114 @@
+"""The last convolutions of a net on the pooled map of each region (He et al., ResNet, CVPR 2016, appendix A)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+from ...errors import UserError
+from ..nets.frozen import built
+from ..nets.member import Member
+from ..nets.memory import in_batches
+from ..nets.precision import PRECISIONS, precision_of
+from ..record import Record
+from ..stage import Ref, State
+
+
+class LaterConvs(Member):
+    """What follows a part of a backbone's trunk, on regions; then the mean over space.
+
+    backbone, weights, random_state: as nets.backbones.load takes them; weights may be a Ref.
+    behind: the part of the trunk that gave the map; "layer3" of a ResNet, whose conv5 then follows.
+    frozen: names, below the backbone's trunk, of parts that training leaves as they are; "all" for all of it.
+    batch: regions at once; 128.
+    precision: "bfloat16" or "float32"; "auto" is bfloat16 where the device computes in it.
+    device: "auto", "cpu", "cuda" or "cuda:N".
+
+    Reads features.pool5 (R C*grid*grid), writes features.conv5 (R F), on the device.
+    """
+
+    needs = ("features.pool5",)
+    gives = ("features.conv5",)
+    speed: ClassVar[tuple[str, ...]] = ("batch", "device")
+    files: ClassVar[tuple[str, ...]] = ("weights",)
+    at_use: ClassVar[tuple[str, ...]] = ("precision", "batch")
+
+    def __init__(self, backbone: str = "resnet50", weights: str | Ref | None = None, behind: str = "layer3",
+                 frozen: Sequence[str] = (), batch: int = 128, precision: str = "auto", device: str = "auto",
+                 random_state: int = 0):  # fmt: skip
+        self.backbone = backbone
+        self.weights = weights
+        self.behind = behind
+        self.frozen = frozen
+        self.batch = batch
+        self.precision = precision
+        self.device = device
+        self.random_state = random_state
+
+    def key_params(self) -> dict[str, Any]:
+        from ..nets.backbones import weights_key
+
+        weights = weights_key(self.backbone, self.weights)
+        return {**super().key_params(), "weights": weights, "precision": precision_of(self.precision, self.device)}
+
+    def validate(self) -> None:
+        from ..nets.backbones import check, check_parts, check_until, parts_of
+
+        check(self.backbone)
+        check_until(self.backbone, "behind", self.behind)
+        if self.behind == list(parts_of(self.backbone))[-1]:
+            raise ValueError(f"behind is {self.behind!r}, the last part of {self.backbone}: nothing follows")
+        if self.batch < 1:
+            raise ValueError(f"batch is {self.batch}; it is at least 1")
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision is {self.precision!r}; it is one of {', '.join(PRECISIONS)}")
+        check_parts(self.backbone, [part for part in self.frozen if part != "all"])
+
+    def named(self, param: str) -> State:
+        """The tensors of the weights that `weights` names."""
+        return self._load(self.given("weights")).state_dict()
+
+    def module(self, weights: Any, like: Mapping[str, Any], classes: int) -> Any:
+        from ..nets.backbones import freeze
+
+        net = self._load(weights)
+        freeze(net.trunk, self.frozen)
+        return net
+
+    def loss(self, net: Any, fields: Mapping[str, Any], generator: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        return {}, {"features.conv5": net.trunk(self._maps(fields["features.pool5"], "")).mean((2, 3)).float()}
+
+    def __call__(self, records: Sequence[Record]) -> list[dict[str, Any]]:
+        net = built(self, self._load)
+        return [{"features.conv5": self._features(net, record)} for record in records]
+
+    def _features(self, net: Any, record: Record) -> Any:
+        import torch
+
+        param = next(net.trunk.parameters())
+        maps = self._maps(torch.as_tensor(record["features.pool5"]), f"image {record.id!r}: ")
+        found = torch.empty(len(maps), net.channels, dtype=param.dtype, device=param.device)
+
+        def rows(part: slice) -> None:
+            with torch.no_grad():
+                own = maps[part].to(param, memory_format=torch.channels_last)
+                found[part] = net.trunk(own).mean((2, 3))
+
+        in_batches(rows, len(maps), self.batch, "regions")
+        return found
+
+    def _maps(self, features: Any, where: str) -> Any:
+        """R C g g of features (R C*g*g). UserError, beginning with `where`, if they are no square maps of C."""
+        from ..nets.backbones import parts_of
+
+        channels = parts_of(self.backbone)[self.behind][1]
+        grid = round((features.shape[1] / channels) ** 0.5)
+        if channels * grid**2 != features.shape[1]:
+            raise UserError(f"{where}features.pool5 has {features.shape[1]} values a region; {self.backbone} takes "
+                            f"square maps of {channels} channels behind {self.behind}")  # fmt: skip
+        return features.unflatten(1, (channels, grid, grid))
+
+    def _load(self, weights: Any) -> Any:
+        from ..nets.backbones import load
+
+        return load(self.backbone, weights, self.random_state, ("pool5",), behind=self.behind)
