@@ -22,6 +22,7 @@ from .commands import (
     detect,
     doctor,
     evaluate,
+    exchange,
     grid,
     plan,
     proposals,
@@ -71,6 +72,8 @@ for verb in (
     doctor.doctor,
 ):
     app.command()(verb)
+app.command("import")(exchange.import_)
+app.command()(exchange.export)
 
 cache_app = typer.Typer(help="Look into the cache, compare, check and clear it.", no_args_is_help=True)
 for command in (cache.ls, cache.show, cache.why, cache.diff, cache.verify, cache.prune):

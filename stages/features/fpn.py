@@ -18,12 +18,8 @@ MULTIPLE = 32  # of a side of the padded image, so that levels up to P5 halve ex
 
 
 def enlarged_size(height: int, width: int, shorter: int, longest: int) -> tuple[int, int]:
-    """Height and width of an image made so large that neither side is above its bound, rounded down as torchvision's.
-
-    Its detectors multiply by the float32 nearest to the scale, so that 480 pixels enlarged to 800 are 799.
-    """
-    scale = float(np.minimum(np.float32(shorter) / np.float32(min(height, width)),
-                             np.float32(longest) / np.float32(max(height, width))))  # fmt: skip
+    """Height and width of an image made so large that neither side is above its bound, rounded down as torchvision."""
+    scale = min(shorter / min(height, width), longest / max(height, width))
     return max(int(height * scale), 1), max(int(width * scale), 1)
 
 

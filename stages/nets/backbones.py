@@ -463,11 +463,11 @@ def _read(name: str, weights: Any) -> tuple[dict[str, Tensor], str]:
     if isinstance(weights, Mapping):
         return {key: torch.as_tensor(value) for key, value in weights.items()}, "the given state"
     if Path(weights).suffix in (".safetensors", ".pth", ".pt"):
-        return _read_file(Path(weights)), str(weights)
+        return read_file(Path(weights)), str(weights)
     return _download(name, str(weights)), f"{weights} of {name}"
 
 
-def _read_file(path: Path) -> dict[str, Tensor]:
+def read_file(path: Path) -> dict[str, Tensor]:
     from pickle import UnpicklingError
 
     from safetensors import SafetensorError

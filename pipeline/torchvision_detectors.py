@@ -1,0 +1,238 @@
+"""Faster R-CNN of torchvision as a trained pipeline, and the other way: the same numbers from the same weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..cache.keys import digest_state
+from ..errors import UserError
+from ..stages.classifiers.softmax_head import SoftmaxHead
+from ..stages.features.fpn import FPN
+from ..stages.features.new_fc import NewFCLayers
+from ..stages.features.roi_align import RoIAlign
+from ..stages.nets.backbones import IMAGENET
+from ..stages.nets.jointly import Jointly
+from ..stages.proposals.rpn import RPN
+from ..stages.stage import Ref
+from ..stages.suppression.nms import PerClassNMS
+from .fitting import on_host
+from .pipeline import Pipeline, Step
+
+BACKBONES = {"fasterrcnn_resnet50_fpn": "resnet50"}  # detectors that are known, and their nets
+TRAINED = Ref("training")
+MEMBERS = ("map", "proposals", "features", "fc", "head")
+# Ours -> torchvision's beginnings of the names of tensors
+NAMES = {
+    "map.body.trunk.": "backbone.body.",
+    "map.fpn.": "backbone.fpn.",
+    "proposals.conv.": "rpn.head.conv.0.0.",
+    "proposals.scores.": "rpn.head.cls_logits.",
+    "proposals.deltas.": "rpn.head.bbox_pred.",
+    "fc.layers.0.": "roi_heads.box_head.fc6.",
+    "fc.layers.1.": "roi_heads.box_head.fc7.",
+    "head.scores.": "roi_heads.box_predictor.cls_score.",
+    "head.deltas.": "roi_heads.box_predictor.bbox_pred.",
+}
+EPS = 1e-5  # of our batch norms
+
+
+def detector_of(name: str, weights: str) -> Any:
+    """A detector of torchvision with weights: a name of its own (downloaded by it), or a file of its state.
+
+    name: as torchvision's.
+    UserError if there is no such detector, or the file is not of it.
+    """
+    from torchvision.models import get_model, get_model_weights
+
+    from ..stages.nets.backbones import read_file
+
+    if name not in BACKBONES:
+        raise UserError(f"{name!r} is no detector that is known here; those are {', '.join(BACKBONES)}")
+    if not weights.endswith((".safetensors", ".pth", ".pt")):
+        known = get_model_weights(name).__members__
+        if weights not in known:
+            raise UserError(f"weights {weights!r} are neither a .safetensors, .pth or .pt file nor a name of {name}'s "
+                            f"({', '.join(known)})")  # fmt: skip
+        try:
+            return get_model(name, weights=weights, weights_backbone=None).eval()
+        except OSError as error:
+            raise UserError(f"weights {weights} of {name} cannot be downloaded: {error}") from error
+    state = read_file(Path(weights))
+    scores = state.get("roi_heads.box_predictor.cls_score.bias")
+    if scores is None:
+        raise UserError(f"{weights} is not of {name}: it has no roi_heads.box_predictor.cls_score.bias")
+    model = get_model(name, weights=None, weights_backbone=None, num_classes=len(scores))
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        raise UserError(f"{weights} is not of {name}: {str(error).splitlines()[1].strip()}") from error
+    return model.eval()
+
+
+def imported(model: Any, backbone: str = "resnet50", classes: Sequence[str] = ()) -> Pipeline:
+    """A pipeline that detects as a torchvision FasterRCNN on a feature pyramid does, float32.
+
+    classes: names of labels 1..K; those of COCO, by its numbers, where there are 90 and none are given.
+    UserError if the model has a part that no stage here has.
+    """
+    heads, rpn = model.roi_heads, model.rpn
+    labels = len(heads.box_predictor.cls_score.bias) - 1
+    names, numbers = class_names(labels, classes)
+    _check(model)
+    pooler = heads.box_roi_pool
+    levels = [f"map.p{2 + i}" for i in range(len(pooler.featmap_names))]
+    sizes = rpn.anchor_generator.sizes
+    one: dict[str, Any] = {"weights": TRAINED, "precision": "float32"}
+    steps = [
+        Step("training", Jointly(MEMBERS, steps=70_000, rois=2 * heads.fg_bg_sampler.batch_size_per_image,
+                                 foreground=heads.fg_bg_sampler.positive_fraction, background_iou=(0.0, 0.5),
+                                 precision="float32")),
+        Step("map", FPN(backbone, size=int(model.transform.min_size[-1]), longest=int(model.transform.max_size),
+                        highest=1 + len(sizes), channels=model.backbone.out_channels, **one), keep=False),
+        Step("proposals", RPN(
+            maps=tuple(f"map.p{2 + i}" for i in range(len(sizes))), sides=tuple(float(side) for (side,) in sizes),
+            ratios=tuple(map(float, rpn.anchor_generator.aspect_ratios[0])), side_a_map=True, anchors="torchvision",
+            width=rpn.head.cls_logits.in_channels, score="sigmoid", cross_border=True, balance=1.0,
+            normalise="sampled", beta=1 / 9, before=rpn._pre_nms_top_n["testing"], top=rpn._post_nms_top_n["testing"],
+            train_before=rpn._pre_nms_top_n["training"], train_top=rpn._post_nms_top_n["training"],
+            nms=rpn.nms_thresh, min_side=rpn.min_size, **one)),
+        Step("features", RoIAlign(pooler.output_size[0], tuple(levels), pooler.sampling_ratio, aligned=False),
+             keep=False),
+        Step("fc", NewFCLayers(widths=(heads.box_head.fc6.out_features, heads.box_head.fc7.out_features), **one),
+             keep=False),
+        Step("head", SoftmaxHead(layer="fc", beta=1 / 9, **one)),
+        Step("suppression", PerClassNMS(heads.nms_thresh, heads.score_thresh, None, heads.detections_per_img)),
+    ]  # fmt: skip
+    pipeline = Pipeline(steps, name="faster")
+    state = {f"net_.{name}": value for name, value in ours(model).items()}
+    pipeline.stage("training").load_state(state)
+    pipeline.classes, pipeline.category_ids = names, numbers
+    pipeline.keys = {"training": digest_state(on_host(state))}
+    return pipeline
+
+
+def class_names(count: int, given: Sequence[str]) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """Names of `count` labels and their COCO numbers; those given, else COCO's if there are as many as it has.
+
+    COCO has 90 numbers, of which 80 are of a class.
+    """
+    from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
+
+    known = FasterRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"][1:]
+    if given and len(given) != count:
+        raise UserError(f"{len(given)} classes are named, and the weights are of {count}")
+    if given:
+        return tuple(given), ()
+    if count == len(known):
+        return tuple(f"N/A {i}" if one == "N/A" else one for i, one in enumerate(known, 1)), tuple(range(1, count + 1))
+    return tuple(f"class {i}" for i in range(1, count + 1)), ()
+
+
+def ours(model: Any) -> dict[str, Any]:
+    """The model's tensors as the state of a Jointly, MEMBER.TENSOR."""
+    import torch
+
+    state = model.state_dict()
+    found: dict[str, Any] = {}
+    for mine, its in NAMES.items():
+        found |= {mine + name.removeprefix(its): value for name, value in state.items() if name.startswith(its)}
+    for name, part in model.backbone.body.named_modules():
+        if hasattr(part, "running_var"):  # ours add EPS
+            found[f"map.body.trunk.{name}.running_var"] = part.running_var + (part.eps - EPS)
+            found[f"map.body.trunk.{name}.num_batches_tracked"] = torch.tensor(0)
+    for kind in ("weight", "bias"):
+        found[f"head.deltas.{kind}"] = found[f"head.deltas.{kind}"][4:]  # the first four are the background's
+    weights = torch.tensor(model.roi_heads.box_coder.weights)
+    return {**found, "fc.scale": torch.ones(()), "head.scale": torch.ones(()), "head.mean": torch.zeros(4),
+            "head.std": 1 / weights}  # fmt: skip
+
+
+def exported(pipeline: Pipeline) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The state of torchvision's fasterrcnn_resnet50_fpn that detects as a pipeline does, and its arguments.
+
+    UserError if a stage is one that torchvision has not, or is set as it cannot be.
+    """
+    import torch
+
+    _refuse_others(pipeline)
+    maps, rpn, nms = pipeline["map"], pipeline["proposals"], pipeline["suppression"]
+    state = {name.removeprefix("net_."): torch.as_tensor(value)
+             for name, value in pipeline["training"].state().items() if name.startswith("net_.")}  # fmt: skip
+    std, mean = state["head.std"], state["head.mean"]
+    weight, bias = state["head.deltas.weight"].unflatten(0, (-1, 4)), state["head.deltas.bias"].unflatten(0, (-1, 4))
+    by = std * torch.tensor([10.0, 10.0, 5.0, 5.0])  # theirs are divided by that
+    weight, bias = weight * state["head.scale"] * by[:, None], bias * by + mean / std * by
+    state["head.deltas.weight"] = torch.cat([torch.zeros_like(weight[:1]), weight]).flatten(0, 1)
+    state["head.deltas.bias"] = torch.cat([torch.zeros_like(bias[:1]), bias]).flatten(0, 1)
+    state["head.scores.weight"] = state["head.scores.weight"] * state["head.scale"]
+    state["fc.layers.0.weight"] = state["fc.layers.0.weight"] * state["fc.scale"]
+    found: dict[str, Any] = {}
+    for mine, its in NAMES.items():
+        found |= {its + name.removeprefix(mine): value for name, value in state.items() if name.startswith(mine)}
+    arguments = {
+        "num_classes": len(pipeline.classes) + 1, "min_size": maps.size, "max_size": maps.longest,
+        "rpn_pre_nms_top_n_test": rpn.before, "rpn_post_nms_top_n_test": rpn.top, "rpn_nms_thresh": rpn.nms,
+        "box_score_thresh": nms.min_score or 0.0, "box_nms_thresh": nms.threshold,
+        "box_detections_per_img": nms.top_per_image,
+    }  # fmt: skip
+    return {name: value.contiguous() for name, value in found.items()}, arguments
+
+
+def write(state: Mapping[str, Any], path: Path) -> None:
+    """Write a state as torchvision's users read it. UserError if the file is of another kind, or cannot be written."""
+    import torch
+    from safetensors.torch import save_file
+
+    if path.suffix not in (".pth", ".pt", ".safetensors"):
+        raise UserError(f"{path} is no .pth, .pt or .safetensors file")
+    try:
+        save_file(dict(state), path) if path.suffix == ".safetensors" else torch.save(dict(state), path)
+    except (OSError, RuntimeError) as error:
+        raise UserError(f"{path} cannot be written: {error}") from error
+
+
+def _refuse_others(pipeline: Pipeline) -> None:
+    """UserError if the pipeline is another detector than torchvision's."""
+    wanted: Mapping[str, type] = {"map": FPN, "proposals": RPN, "features": RoIAlign, "fc": NewFCLayers,
+                                  "head": SoftmaxHead, "suppression": PerClassNMS}  # fmt: skip
+    names = [step.name for step in pipeline]
+    for name, kind in wanted.items():
+        if name not in names or type(pipeline[name]) is not kind:
+            raise UserError(f"torchvision's detector has {kind.__name__} for {name}; {pipeline.name} has not")
+    for step, param, value in (
+        ("map", "backbone", "resnet50"), ("map", "lowest", 2), ("map", "highest", 6), ("map", "channels", 256),
+        ("proposals", "anchors", "torchvision"), ("proposals", "score", "sigmoid"), ("proposals", "side_a_map", True),
+        ("proposals", "sides", (32.0, 64.0, 128.0, 256.0, 512.0)), ("proposals", "ratios", (0.5, 1.0, 2.0)),
+        ("features", "aligned", False), ("features", "sampling", 2), ("features", "grid", 7),
+        ("fc", "widths", (1024, 1024)), ("fc", "svd", ()), ("head", "outputs", ("scores", "deltas")),
+        ("suppression", "top_per_class", None),
+    ):  # fmt: skip
+        given = pipeline[step].get_params()[param]
+        if (tuple(given) if isinstance(value, tuple) else given) != value:
+            raise UserError(f"torchvision's detector has {value!r} for {step}__{param}; here it is {given!r}")
+
+
+def _check(model: Any) -> None:
+    """UserError if a part of the model is one that no stage here has."""
+    heads, rpn = model.roi_heads, model.rpn
+    sizes, ratios = rpn.anchor_generator.sizes, rpn.anchor_generator.aspect_ratios
+    first = heads.box_roi_pool
+    said = {
+        "transform.image_mean": (tuple(model.transform.image_mean), IMAGENET[0]),
+        "transform.image_std": (tuple(model.transform.image_std), IMAGENET[1]),
+        "transform.size_divisible": (model.transform.size_divisible, 32),
+        "transform.fixed_size": (model.transform.fixed_size, None),
+        "rpn.score_thresh": (rpn.score_thresh, 0.0),
+        "the sizes of anchors on each level": ({len(size) for size in sizes}, {1}),
+        "the ratios of anchors on each level": (len(set(ratios)), 1),
+        "the convolutions of rpn.head": (len(rpn.head.conv), 1),
+        "roi_heads.box_roi_pool.canonical_scale": (first.canonical_scale, 224),
+        "roi_heads.box_roi_pool.canonical_level": (first.canonical_level, 4),
+        "roi_heads.box_head": (type(heads.box_head).__name__, "TwoMLPHead"),
+        "roi_heads.mask_head": (getattr(heads, "mask_head", None), None),
+    }
+    for what, (value, wanted) in said.items():
+        if value != wanted:
+            raise UserError(f"the detector has {value} for {what}; only {wanted} is known here")

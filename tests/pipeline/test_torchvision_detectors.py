@@ -1,0 +1,201 @@
+"""torchvision's Faster R-CNN as a RUN, and the other way: the same detections from the same weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from rcnn.errors import UserError
+from rcnn.pipeline import saved
+from rcnn.pipeline.recipes import faster
+from rcnn.pipeline.run import Run
+from rcnn.pipeline.torchvision_detectors import class_names, detector_of, exported, imported, write
+from rcnn.stages.datasets.coco import COCO
+from torchvision.models.detection import FasterRCNN, fasterrcnn_resnet50_fpn
+from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
+
+BOX, SCORE = 1e-3, 1e-4  # pixels at images of about 1000 (1e-4 of their size, at least), and of probabilities
+
+
+def spread(model: Any) -> Any:
+    """A model with random weights that tell regions apart: norms as after training, predictors scaled."""
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for part in model.modules():
+            if hasattr(part, "running_var"):
+                part.running_mean.normal_(0, 0.1)
+                part.running_var.uniform_(0.5, 1.5)
+                part.weight.uniform_(0.4, 0.6)
+                part.bias.normal_(0, 0.05)
+        heads = model.roi_heads.box_predictor
+        for part, by in ((model.rpn.head.cls_logits, 10), (model.rpn.head.bbox_pred, 10), (heads.cls_score, 200),
+                         (heads.bbox_pred, 10)):  # fmt: skip
+            part.weight.mul_(by)
+    return model.eval()
+
+
+def small(**params: Any) -> Any:
+    torch.manual_seed(0)
+    backbone = resnet_fpn_backbone(backbone_name="resnet18", weights=None, norm_layer=torch.nn.BatchNorm2d)
+    return spread(FasterRCNN(backbone, 5, min_size=160, max_size=250, rpn_post_nms_top_n_test=200, **params))
+
+
+def found_by(model: Any, images: list[Any]) -> list[dict[str, Any]]:
+    with torch.no_grad():
+        tensors = [torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255 for image in images]
+        return [{name: value.numpy() for name, value in found.items()} for found in model(tensors)]
+
+
+def agree(ours: Any, theirs: dict[str, Any], size: int) -> None:
+    """Each of theirs has one of ours of its class, score and place."""
+    assert len(ours["det_boxes"]) == len(theirs["boxes"]) >= 20
+    left = list(range(len(ours["det_boxes"])))
+    for box, score, label in zip(theirs["boxes"], theirs["scores"], theirs["labels"], strict=True):
+        near = [i for i in left if ours["det_labels"][i] == label and abs(ours["det_scores"][i] - score) < SCORE]
+        match = next((i for i in near if np.abs(ours["det_boxes"][i] - box).max() < max(BOX, 1e-4 * size)), None)
+        assert match is not None
+        left.remove(match)
+
+
+@pytest.fixture(scope="module")
+def images() -> list[Any]:
+    rng = np.random.default_rng(0)
+    sizes = [(120, 200), (200, 120), (160, 160), (90, 400), (333, 241)]
+    return [np.kron(rng.integers(0, 255, (h // 8 + 1, w // 8 + 1, 3)), np.ones((8, 8, 1)))[:h, :w].astype(np.uint8)
+            for h, w in sizes]  # fmt: skip
+
+
+def test_a_run_detects_as_torchvision(images: list[Any], tmp_path: Path) -> None:
+    model = small()
+    saved.save(imported(model, "resnet18", ["a", "b", "c", "d"]), tmp_path / "run")
+    pipeline = saved.load(tmp_path / "run")
+    with Run(pipeline, cache=None, device="cpu", progress=False) as run:
+        for image in images:
+            (theirs,) = found_by(model, [image])
+            agree(run.one(image), theirs, max(image.shape))
+
+
+def test_so_does_one_of_a_batch_of_equal_images(images: list[Any]) -> None:
+    model, batch = small(), [images[2], images[2][::-1].copy(), images[2][:, ::-1].copy(), 255 - images[2]]
+    with Run(imported(model, "resnet18"), cache=None, device="cpu", progress=False) as run:
+        for image, theirs in zip(batch, found_by(model, batch), strict=True):
+            agree(run.one(image), theirs, 160)
+
+
+@pytest.mark.realdata
+def test_on_real_images_of_all_shapes(data_root: Path) -> None:
+    data = COCO(data_root / "data/coco-mini/annotations/instances_val2017.json")
+    model = small(box_score_thresh=0.3)
+    some = [data[i] for i in np.linspace(0, len(data) - 1, 20).astype(int)]
+    with Run(imported(model, "resnet18"), cache=None, device="cpu", progress=False) as run:
+        for record in some:
+            (theirs,) = found_by(model, [record["image"]])
+            agree(run.one(record), theirs, max(record["image"].shape))
+
+
+def trained(change: Callable[[dict[str, Any]], None]) -> Any:
+    """A pipeline of ours that torchvision's detector can hold, its state changed."""
+    pipeline = imported(detector(), "resnet50")
+    state = pipeline["training"].state()
+    change(state)
+    pipeline["training"].load_state(state)
+    return pipeline
+
+
+def detector() -> Any:
+    torch.manual_seed(0)
+    params = {"num_classes": 4, "min_size": 128, "max_size": 200, "rpn_post_nms_top_n_test": 200}
+    return spread(fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None, **params))
+
+
+def test_what_is_exported_detects_as_the_pipeline(images: list[Any], tmp_path: Path) -> None:
+    """Scales of features, and mean and deviation of deltas, go into the weights."""
+
+    def learn(state: dict[str, Any]) -> None:
+        state["net_.fc.scale"] = torch.tensor(1.5)
+        state["net_.head.scale"] = torch.tensor(0.7)
+        state["net_.head.mean"] = torch.tensor([0.02, -0.01, 0.1, 0.05])
+        state["net_.head.std"] = torch.tensor([0.1, 0.2, 0.15, 0.3])
+
+    pipeline = trained(learn)
+    state, arguments = exported(pipeline)
+    write(state, tmp_path / "model.safetensors")
+    from safetensors.torch import load_file
+
+    model = fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None, **arguments)
+    model.load_state_dict(load_file(tmp_path / "model.safetensors"))
+    with Run(pipeline, cache=None, device="cpu", progress=False) as run:
+        for image in images[:2]:
+            (theirs,) = found_by(model.eval(), [image])
+            agree(run.one(image), theirs, max(image.shape))
+
+
+def test_there_and_back_are_the_same_tensors(tmp_path: Path) -> None:
+    model = detector()
+    torch.save(model.state_dict(), tmp_path / "model.pth")
+    state, arguments = exported(imported(detector_of("fasterrcnn_resnet50_fpn", str(tmp_path / "model.pth"))))
+    assert arguments["num_classes"] == 4
+    own = model.state_dict()
+    assert set(state) == set(own)
+    for name, value in own.items():
+        part = slice(4, None) if "bbox_pred" in name and "box_predictor" in name else slice(None)
+        torch.testing.assert_close(
+            state[name][part] if value.ndim else state[name], value[part] if value.ndim else value
+        )
+
+
+def test_norms_without_eps_are_kept() -> None:
+    """torchvision sets the eps of its published weights to 0."""
+    from torchvision.models.detection._utils import overwrite_eps
+
+    torch.manual_seed(0)
+    model = FasterRCNN(resnet_fpn_backbone(backbone_name="resnet18", weights=None), 3)
+    overwrite_eps(model, 0.0)
+    net = imported(model, "resnet18")["training"].state()
+    variance = model.backbone.body.bn1.running_var
+    torch.testing.assert_close(net["net_.map.body.trunk.bn1.running_var"] + 1e-5, variance)
+
+
+def test_names_of_classes() -> None:
+    names, numbers = class_names(90, ())
+    assert names[0] == "person"
+    assert names[89] == "toothbrush"
+    assert len(set(names)) == 90
+    assert numbers[:3] == (1, 2, 3)
+    assert class_names(2, ["x", "y"]) == (("x", "y"), ())
+    assert class_names(2, ())[0] == ("class 1", "class 2")
+    with pytest.raises(UserError, match="3 classes are named, and the weights are of 2"):
+        class_names(2, ["a", "b", "c"])
+
+
+def test_what_is_not_known_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="'retinanet' is no detector that is known"):
+        detector_of("retinanet", "DEFAULT")
+    with pytest.raises(UserError, match=r"neither a \.safetensors, \.pth or \.pt file nor a name"):
+        detector_of("fasterrcnn_resnet50_fpn", "COCO_V7")
+    torch.save({"conv.weight": torch.zeros(3)}, tmp_path / "other.pth")
+    with pytest.raises(UserError, match=r"other\.pth is not of fasterrcnn_resnet50_fpn: it has no"):
+        detector_of("fasterrcnn_resnet50_fpn", str(tmp_path / "other.pth"))
+    torch.save({"roi_heads.box_predictor.cls_score.bias": torch.zeros(3)}, tmp_path / "part.pth")
+    with pytest.raises(UserError, match=r"part\.pth is not of fasterrcnn_resnet50_fpn: Missing key"):
+        detector_of("fasterrcnn_resnet50_fpn", str(tmp_path / "part.pth"))
+    model = small()
+    model.rpn.score_thresh = 0.5
+    with pytest.raises(UserError, match=r"has 0\.5 for rpn\.score_thresh; only 0\.0 is known here"):
+        imported(model, "resnet18")
+
+
+def test_what_torchvision_has_not_is_not_exported(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="torchvision's detector has FPN for map; faster has not"):
+        exported(faster("resnet50", None))
+    pipeline = faster("resnet50", None, fpn=True)
+    with pytest.raises(UserError, match="has 'torchvision' for proposals__anchors; here it is 'paper'"):
+        exported(pipeline)
+    with pytest.raises(UserError, match=r"model\.bin is no \.pth, \.pt or \.safetensors file"):
+        write({}, tmp_path / "model.bin")
+    with pytest.raises(UserError, match="cannot be written"):
+        write({"a": torch.zeros(1)}, tmp_path / "none" / "model.pth")
