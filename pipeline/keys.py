@@ -42,7 +42,7 @@ class Keys:
         step, stage, doer = self.pipeline.step(name), self.pipeline.stage(name), self.pipeline.method(name)
         authors = self.pipeline.authors()
         read = () if step.apart else tuple(stage.needs)
-        again: list[Any] = []
+        again: list[Any] = [dict(step.fields)] if step.fields else []
         if isinstance(step.stage, Again):  # of the step repeated only what it learned: the rest is in this method
             again = [self.pipeline.keys.get(step.stage.step, ""), step.stage.fields]
         return {

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from dataclasses import field as default
 from typing import Any
 
 from ..stages.nets.jointly import Jointly
 from ..stages.nets.member import Member
 from ..stages.record import Record, Records, field_of
-from ..stages.stage import Ref, Stage
+from ..stages.stage import Checkpoint, Ref, Stage, State
 
 SOURCES = (
     "image",
@@ -48,6 +49,7 @@ class Step:
 
     keep: whether the cache holds what it gives; a cheap step is made again from its inputs instead.
     data: what its fit learns from, where that is not the pipeline's own data (pre-training).
+    fields: field of the stage -> the field it stands for here, where that is another: `boxes` -> `boxes.all`.
     apart: whether it learns from data of its own; true without data in a pipeline that was loaded trained.
     """
 
@@ -56,6 +58,7 @@ class Step:
     keep: bool = True
     data: Records | None = None
     apart: bool = False
+    fields: Mapping[str, str] = default(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.data is not None:
@@ -63,11 +66,15 @@ class Step:
 
 
 class Renamed(Stage):
-    """A stage on other fields; what Again becomes in a pipeline. It learns nothing of its own."""
+    """A stage on other fields: that of a step with `fields` of its own, or of an earlier step, which Again repeats.
 
-    def __init__(self, stage: Stage, fields: Mapping[str, str]):
+    fields: field of the stage, or first part of a dotted one -> the field here. again: it learns nothing of its own.
+    """
+
+    def __init__(self, stage: Stage, fields: Mapping[str, str], again: bool = True):
         self.stage = stage
         self.fields = fields
+        self.again = again
 
     @property
     def needs(self) -> tuple[str, ...]:  # type: ignore[override]
@@ -77,12 +84,13 @@ class Renamed(Stage):
     def gives(self) -> tuple[str, ...]:  # type: ignore[override]
         return tuple(self.outer(name) for name in self.stage.gives)
 
-    def prepare(self) -> None:
-        self.stage.prepare()
+    @property
+    def learns(self) -> tuple[str, ...]:  # type: ignore[override]
+        return () if self.again else tuple(self.outer(name) for name in self.stage.learns)
 
     @property
     def learned(self) -> bool:
-        return False
+        return self.stage.learned and not self.again
 
     @property
     def chunk(self) -> int:  # type: ignore[override]
@@ -96,14 +104,54 @@ class Renamed(Stage):
     def arrays(self) -> str:  # type: ignore[override]
         return self.stage.arrays
 
+    @property
+    def distributed(self) -> bool:  # type: ignore[override]
+        return self.stage.distributed
+
+    def prepare(self) -> None:
+        self.stage.prepare()
+
+    def check_processes(self, count: int) -> None:
+        self.stage.check_processes(count)
+
+    def fit(self, records: Records, checkpoint: Checkpoint) -> None:
+        self.stage.fit(RenamedRecords(records, self), checkpoint)
+
+    def state(self) -> State:
+        return self.stage.state()
+
+    def state_for(self, step: str) -> State:
+        return self.stage.state_for(step)
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        self.stage.load_state(state)
+
     def outer(self, name: str) -> str:
         """The field here for a field of the stage."""
         first, dot, rest = name.partition(".")
         return self.fields.get(name, self.fields.get(first, first) + dot + rest)
 
+    def inner(self, record: Record, names: Iterable[str]) -> Record:
+        """A record as the stage sees it, with these fields of its own."""
+        return Record(record.id, {name: record.raw(self.outer(name)) for name in names}, record.reader)
+
     def __call__(self, records: Sequence[Record]) -> list[dict[str, Any]]:
-        inner = [Record(r.id, {n: r.raw(self.outer(n)) for n in self.stage.needs}, r.reader) for r in records]
+        inner = [self.inner(record, self.stage.needs) for record in records]
         return [{self.outer(n): value for n, value in fields.items()} for fields in self.stage(inner)]
+
+
+class RenamedRecords(Records):
+    """What a renamed stage learns from, as it sees it."""
+
+    def __init__(self, records: Records, stage: Renamed):
+        self.records, self.stage, self.classes = records, stage, records.classes
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: Any) -> Any:
+        own = self.stage.stage
+        return self.stage.inner(self.records[index], (*own.needs, *own.learns))
 
 
 class Pipeline:
@@ -170,15 +218,17 @@ class Pipeline:
         return self.steps[self.index(name)]
 
     def stage(self, name: str) -> Stage:
-        """The stage of a step; a step that is Again shows as the Renamed stage it stands for."""
-        stage = self.step(name).stage
-        if isinstance(stage, Again):
-            return Renamed(self.stage(stage.step), stage.fields)
-        return stage
+        """The stage of a step; if it is Again, or has fields of its own, the Renamed stage that it stands for."""
+        step = self.step(name)
+        if isinstance(step.stage, Again):
+            return Renamed(self.stage(step.stage.step), step.stage.fields)
+        return Renamed(step.stage, step.fields, again=False) if step.fields else step.stage
 
     def method(self, name: str) -> Stage:
-        """The stage that does the work of a step: for a step that is Again, that of the step it repeats."""
-        return self.stage(self.origin(name))
+        """The stage that does the work of a step, under its own names: that of the step repeated, if it is Again."""
+        stage = self.step(self.origin(name)).stage
+        assert isinstance(stage, Stage)  # an origin is no Again
+        return stage
 
     def origin(self, name: str) -> str:
         """The step whose stage does the work of a step: the one that it repeats, if it is Again, else itself."""
@@ -288,22 +338,11 @@ class Pipeline:
         return [name for step in steps if isinstance(step.stage, Jointly) for name in step.stage.members]
 
     def _join(self) -> None:
-        """Tell each Jointly its members' stages. ValueError if one is no step, or takes other weights than its.
-
-        A step that several train, one after the other, takes its weights from the last.
-        """
+        """Tell each Jointly its members' stages. ValueError if one is no step, or takes other weights than its."""
         stages = {step.name: step.stage for step in self.steps if isinstance(step.stage, Stage)}
         joint = {name: stage for name, stage in stages.items() if isinstance(stage, Jointly)}
-        trainer = {member: name for name, stage in joint.items() for member in stage.members}
-        for member, name in trainer.items():
-            if member not in stages:
-                raise ValueError(f"step {name!r} (Jointly) trains {member!r}, which is no step")
-            weights = stages[member].get_params().get("weights", Ref(name))
-            if isinstance(stages[member], Member) and weights != Ref(name):
-                raise ValueError(
-                    f"step {member!r} is trained by {name!r} and takes its weights from it, not {weights!r}: "
-                    f"what training starts from is {name}__weights"
-                )
+        for member in {member: None for stage in joint.values() for member in stage.members}:
+            self._check_member(member, stages, joint)
         for name, stage in stages.items():
             for ref in [] if name in joint else stage.refs().values():
                 if ref.step in joint and name not in joint[ref.step].members:
@@ -314,13 +353,27 @@ class Pipeline:
         for name, stage in joint.items():
             start = stage.weights
             if isinstance(start, Ref) and start.step in joint:
-                own = [one for one in stage.members if "weights" in stages[one].param_names()]
+                own = [one for one in stage.members if "weights" in stages[one].param_names() and not _new(stages[one])]
                 if lacking := [one for one in own if one not in joint[start.step].members]:
                     raise ValueError(f"step {name!r} goes on from {start.step!r}, which does not train {lacking[0]!r}")
             try:
                 stage.join({member: stages[member] for member in stage.members})
             except ValueError as error:
                 raise ValueError(f"step {name!r} (Jointly): {error}") from error
+
+    @staticmethod
+    def _check_member(member: str, stages: Mapping[str, Stage], joint: Mapping[str, Jointly]) -> None:
+        """ValueError unless a member is a step, and takes its weights from the last that trains it, or one after it."""
+        own = [name for name, stage in joint.items() if member in stage.members]
+        if member not in stages:
+            raise ValueError(f"step {own[-1]!r} (Jointly) trains {member!r}, which is no step")
+        last = next((i for i in reversed(range(len(own))) if joint[own[i]].lets_learn(member)), len(own) - 1)
+        weights = stages[member].get_params().get("weights", Ref(own[last]))
+        if isinstance(stages[member], Member) and weights not in [Ref(name) for name in own[last:]]:
+            raise ValueError(
+                f"step {member!r} is trained by {own[last]!r} and takes its weights from it, not {weights!r}: "
+                f"what training starts from is {own[last]}__weights"
+            )
 
     def _check_stage(self, name: str, stage: Stage, seen: list[str], given: Mapping[str, str]) -> None:
         kind = type(self.method(name)).__name__
@@ -375,3 +428,8 @@ class Pipeline:
     def __repr__(self) -> str:
         rows = "".join(f"\n  ({step.name!r}, {step.stage!r})," for step in self.steps)
         return f"Pipeline([{rows}\n], name={self.name!r})"
+
+
+def _new(stage: Stage) -> bool:
+    """Whether a stage is nothing before it was trained, so that training may begin with new weights of it."""
+    return isinstance(stage, Member) and stage.new

@@ -95,6 +95,8 @@ def _step_json(step: Step, folder: Path) -> dict[str, Any]:
     row: dict[str, Any] = {"name": step.name, "keep": step.keep, "apart": step.apart}
     if isinstance(step.stage, Again):
         return {**row, "again": step.stage.step, "fields": step.stage.fields}
+    if step.fields:
+        row["fields"] = dict(step.fields)
     stage = step.stage
     params = {name: _param_json(stage, name, value, folder) for name, value in stage.get_params().items()}
     named = {"class": f"{type(stage).__module__}.{type(stage).__qualname__}", "version": stage.version}
@@ -134,7 +136,8 @@ def _step(row: dict[str, Any], folder: Path, allow: Sequence[str]) -> Step:
         saved = f"was saved with version {was} of {name}" if "version" in row else "was saved before versions were kept"
         now = f"this is version {kind.version} of {name}, which gives other numbers than those before"
         warnings.warn(f"{folder}: step {row['name']!r} {saved}; {now}", stacklevel=2)
-    return Step(row["name"], kind(**{key: _param(value, folder) for key, value in row["params"].items()}), **more)
+    stage = kind(**{key: _param(value, folder) for key, value in row["params"].items()})
+    return Step(row["name"], stage, fields=row.get("fields", {}), **more)
 
 
 def _param(value: Any, folder: Path) -> Any:

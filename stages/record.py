@@ -56,12 +56,14 @@ FIELDS: dict[str, Field] = {
 
 
 def field_of(name: str) -> Field:
-    """The entry of FIELDS that describes a field, `features.fc7` by `features.*`. KeyError if none does."""
-    if name in FIELDS:
-        return FIELDS[name]
-    pattern = name.split(".", 1)[0] + ".*"
-    if "." in name and pattern in FIELDS:
-        return FIELDS[pattern]
+    """The entry of FIELDS that describes a field. KeyError if none does.
+
+    That of `features.fc7` is `features.*`; that of `boxes.all`, other boxes beside `boxes`, is theirs.
+    """
+    first = name.partition(".")[0]
+    for known in (name, f"{first}.*", first):
+        if known in FIELDS:
+            return FIELDS[known]
     raise KeyError(f"no field is named {name!r}; stages/record.py lists them")
 
 
@@ -184,8 +186,14 @@ class Record(Mapping[str, Any]):
             if hasattr(value, "shape"):
                 for letter, n in zip(field_of(name).shape.split(), value.shape):
                     if letter in "RTDK":
-                        known.setdefault(letter, int(n))
+                        known.setdefault(scope(name, letter), int(n))
         return known
+
+
+def scope(name: str, letter: str) -> str:
+    """What a shape letter counts: R of `boxes.all` is not that of `boxes`."""
+    first, _, other = name.partition(".")
+    return f"{letter}.{other}" if other and name not in FIELDS and f"{first}.*" not in FIELDS else letter
 
 
 def check_field(name: str, value: Any, known: dict[str, int], where: str) -> None:
@@ -204,7 +212,7 @@ def check_field(name: str, value: Any, known: dict[str, int], where: str) -> Non
         if letter.isdigit():
             expected = int(letter)
         elif letter in "RTDK":
-            expected = known.setdefault(letter, int(n))
+            expected = known.setdefault(scope(name, letter), int(n))
         else:
             continue
         if n != expected:

@@ -83,8 +83,8 @@ class Draws:
         return {**fields, **self._features(i, chosen), **drawn(rois, chosen, image.shape[1] if mirrored else None)}
 
     def sampled(self, fields: Mapping[str, Any], generator: Any) -> dict[str, Any]:
-        """RoIs of the boxes that a member proposed, and of the truth."""
-        rois = self._label(fields)
+        """RoIs of the boxes that a member proposed (Lazy: nobody else may want them), and of the truth."""
+        rois = self._label({**fields, "boxes": fields["boxes"].value()})
         return drawn(rois, sample(rois, self.sampling.rois, self.sampling.foreground, generator), None)
 
     def _rois(self, i: int) -> RoIs:

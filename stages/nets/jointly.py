@@ -97,6 +97,10 @@ class Jointly(Stage):
 
     # -- what is trained -------------------------------------------------------------------------------
 
+    def lets_learn(self, member: str) -> bool:
+        """Whether a member, or a part of it, is among those that learn."""
+        return not self.only or any(start.partition(".")[0] == member for start in self.only)
+
     def join(self, stages: Mapping[str, Stage]) -> None:
         """Be told the stages of the steps that are its members. ValueError if one cannot be trained."""
         members: dict[str, Member] = {}
@@ -273,6 +277,10 @@ class Jointly(Stage):
                             shared=ranks.count() > 1, random_state=self.random_state)  # fmt: skip
         self.net_ = net.eval().cpu()
 
+    def _samples_after(self, name: str) -> bool:
+        """Whether a member has proposed what those after it read."""
+        return name == self._proposer and name != self.members[-1]
+
     def _modules(self, data: Draws, classes: int, device: Any) -> Any:
         """The members' modules, each built when those before it have shown what they give for one image.
 
@@ -291,7 +299,7 @@ class Jointly(Stage):
             net[name] = module
             with torch.no_grad(), low_precision(self.device, self.precision):
                 fields |= stage.loss(module.eval(), fields, generator)[1]
-            if name == self._proposer:
+            if self._samples_after(name):
                 fields |= data.sampled(fields, generator)
         self._narrow(net)
         return net
@@ -335,7 +343,7 @@ class Jointly(Stage):
                 own, given = stage.loss(net[name], fields, generator)
                 losses |= {f"{name}.{key}": value for key, value in own.items()}
             fields |= given
-            if name == self._proposer:
+            if self._samples_after(name):
                 fields |= data.sampled(fields, generator)
         return losses
 

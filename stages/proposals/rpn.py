@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -14,7 +14,7 @@ from ..nets.frozen import built
 from ..nets.maps import Seen, check_maps, levels_of, seen
 from ..nets.member import Member
 from ..nets.precision import PRECISIONS, precision_of
-from ..record import Record
+from ..record import Lazy, Record
 from ..sample import truth_overlaps, usable_truths
 from ..stage import Ref
 from .anchors import STYLES, anchors_on, base_anchors, inside, label_anchors
@@ -200,9 +200,7 @@ class RPN(Member):
         found = [net(fields[name]) for name in self.maps]
         view = seen(fields, fields["size"])
         anchors = self._anchors(fields, view)
-        boxes, scores = self._proposed(
-            [(logits.detach(), deltas.detach()) for logits, deltas in found], anchors, view, self.train_before,
-            self.train_top)  # fmt: skip
+        plain = [(logits.detach(), deltas.detach()) for logits, deltas in found]
         logits, deltas = (torch.cat(each) for each in zip(*found))
         places = np.concatenate(anchors)
         truth = fields["truth_boxes"] * np.tile(view.enlarged[0], 2).astype(np.float32)  # as the net sees it
@@ -217,7 +215,11 @@ class RPN(Member):
             reduction="sum")  # fmt: skip
         over = len(places) / self.anchors_a_cell if self.normalise == "paper" else max(len(chosen), 1)
         losses["box"] = self.balance * box / over
-        return losses, {"boxes": boxes.cpu().numpy(), "objectness": scores}
+        return losses, {"boxes": Lazy(partial(self._train_boxes, plain, anchors, view), bytes)}
+
+    def _train_boxes(self, found: Sequence[tuple[Any, Any]], anchors: Sequence[Any], view: Seen) -> Any:
+        """Proposals (R 4) as members after it learn from them."""
+        return self._proposed(found, anchors, view, self.train_before, self.train_top)[0].cpu().numpy()
 
     def _labelled(self, anchors: Any, fields: Mapping[str, Any], view: Seen) -> tuple[Any, Any]:
         """Labels (n: 1, 0, -1) of anchors, and which usable truth each is nearest to."""
