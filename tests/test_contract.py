@@ -21,16 +21,21 @@ from rcnn.stages.classifiers.softmax_head import SoftmaxHead
 from rcnn.stages.classifiers.svm import LinearSVMs
 from rcnn.stages.features.conv_map import ConvMap
 from rcnn.stages.features.fc import FCLayers
+from rcnn.stages.features.fpn import FPN
 from rcnn.stages.features.hog import HOG
+from rcnn.stages.features.later_convs import LaterConvs
 from rcnn.stages.features.new_fc import NewFCLayers
+from rcnn.stages.features.roi_align import RoIAlign
 from rcnn.stages.features.roi_pool import RoIPool
 from rcnn.stages.features.spp import SpatialPyramidPool
 from rcnn.stages.features.warp import WarpedCNN
 from rcnn.stages.nets.finetune import FineTuning
 from rcnn.stages.nets.jointly import Jointly
 from rcnn.stages.nets.pretrain import Pretraining
+from rcnn.stages.proposals.best import Best
 from rcnn.stages.proposals.edge_boxes import EdgeBoxes
 from rcnn.stages.proposals.precomputed import Precomputed
+from rcnn.stages.proposals.rpn import RPN
 from rcnn.stages.proposals.selective_search import SelectiveSearch
 from rcnn.stages.proposals.sliding_window import SlidingWindow
 from rcnn.stages.record import Record, RecordList, check_field, field_of
@@ -55,6 +60,8 @@ def make_record(id: str, seed: int, regions: int, length: int) -> Record:
             "size": np.array([100, 120]),
             "boxes": boxes,
             "objectness": np.linspace(1, 0, regions).astype(np.float32),
+            "boxes.all": boxes,
+            "objectness.all": np.linspace(1, 0, regions).astype(np.float32),
             "features.pool5": rng.random((regions, length)).astype(np.float16),
             "map": rng.random((5, 12, 15)).astype(np.float32),
             "map_scales": np.full((1, 2), 1 / 8, np.float32),
@@ -98,6 +105,11 @@ def stages(precomputed: Path, forest: Path) -> dict[type[Stage], Stage]:
         FineTuning("shapenet", steps=1, positives=2, negatives=2, positive_iou=0.1, device="cpu"),
         ConvMap("shapenet", scales=(64,), longest=100, **small),
         RoIPool(grid=2),
+        RoIAlign(grid=2),
+        FPN("shapenet", size=64, longest=100, channels=4, **small),
+        taught(LaterConvs("shapenet", Ref("training"), "features.7", **small)),
+        taught(RPN(Ref("training"), sides=(16, 32), width=4, **small)),
+        Best(2),
         SpatialPyramidPool(levels=(2, 1)),
         taught(NewFCLayers(Ref("training"), widths=(6,), **small)),
         taught(SoftmaxHead(Ref("training"), layer="pool5", **small)),
@@ -109,7 +121,12 @@ def stages(precomputed: Path, forest: Path) -> dict[type[Stage], Stage]:
 
 def taught(stage: Any) -> Stage:
     """A member as a Jointly has trained it: with new weights."""
-    like = {"features.pool5": torch.rand(6, 12), "target_mean": np.zeros(4), "target_std": np.ones(4)}
+    like = {
+        "features.pool5": torch.rand(6, 12),
+        "map": torch.rand(5, 12, 15),
+        "target_mean": np.zeros(4),
+        "target_std": np.ones(4),
+    }
     stage.bind("weights", lambda: dict(stage.module(None, like, K).state_dict()), "some training")
     return stage
 
@@ -146,7 +163,7 @@ each_called = pytest.mark.parametrize("kind", CALLED, ids=lambda kind: kind.__na
 
 
 def records(kind: type[Stage], regions: tuple[int, ...] = (6, 4, 8, 5)) -> RecordList:
-    length = ALEXNET_POOL5 if kind is FCLayers else 12
+    length = {FCLayers: ALEXNET_POOL5, LaterConvs: 96 * 2 * 2}.get(kind, 12)
     made = [make_record(f"image{i}", i, n, length) for i, n in enumerate(regions)]
     return RecordList(made, [f"class{k}" for k in range(K)])
 

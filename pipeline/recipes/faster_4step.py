@@ -20,7 +20,7 @@ OF_PROPOSALS: dict[str, Any] = {
     "images": 1,
     "steps": 80_000,
     "drop_every": 60_000,
-}  # section 4.1 of the first version, and its code
+}  # the authors' code
 OF_DETECTION: dict[str, Any] = {"background_iou": (0.0, 0.5), "steps": 40_000, "drop_every": 30_000}
 
 

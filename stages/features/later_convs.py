@@ -52,12 +52,14 @@ class LaterConvs(Member):
         return {**super().key_params(), "weights": weights, "precision": precision_of(self.precision, self.device)}
 
     def validate(self) -> None:
-        from ..nets.backbones import check, check_parts, check_until, parts_of
+        from ..nets.backbones import check, check_parts, check_until, parts_of, trunk_names
 
         check(self.backbone)
         check_until(self.backbone, "behind", self.behind)
-        if self.behind == list(parts_of(self.backbone))[-1]:
-            raise ValueError(f"behind is {self.behind!r}, the last part of {self.backbone}: nothing follows")
+        parts = list(parts_of(self.backbone))
+        later = tuple(f"{part}." for part in parts[parts.index(self.behind) + 1 :])
+        if not any(name.startswith(later) for name in trunk_names(self.backbone)):
+            raise ValueError(f"behind is {self.behind!r}, and no convolution of {self.backbone} follows")
         if self.batch < 1:
             raise ValueError(f"batch is {self.batch}; it is at least 1")
         if self.precision not in PRECISIONS:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,9 +17,11 @@ from rcnn.stages.features.fc import FCLayers
 from rcnn.stages.features.hog import HOG
 from rcnn.stages.features.new_fc import NewFCLayers
 from rcnn.stages.features.roi_pool import RoIPool
-from rcnn.stages.nets.jointly import Jointly, TrainingData
+from rcnn.stages.nets.draws import Draws, Sampling
+from rcnn.stages.nets.jointly import Jointly
 from rcnn.stages.nets.rois import RoISummary, label_rois, sample, target_statistics
-from rcnn.stages.record import Record, RecordList
+from rcnn.stages.proposals.rpn import RPN
+from rcnn.stages.record import Lazy, Record, RecordList
 from rcnn.stages.stage import NoCheckpoint, Ref, Stage, State
 
 OWN: dict[str, Any] = {"weights": Ref("training")}
@@ -105,11 +107,14 @@ def test_a_sample_has_its_share_and_nothing_twice() -> None:
     assert len(few) == 16 + 5
 
 
+def drawing(records: Any, **params: Any) -> Draws:
+    plain: dict[str, Any] = {"image": True, "read": (), "proposed": False, "memory": 1.0, "device": torch.device("cpu")}
+    return Draws(records, Sampling(16, 0.25, 0.5, (0.1, 0.5), True), **{**plain, **params})
+
+
 def test_a_mirrored_image_has_mirrored_boxes_and_targets(records: RecordList) -> None:
-    stage, record = training(), records[0]
-    rois = label_rois(record, True, 0.5, (0.1, 0.5))
-    data = TrainingData(lambda _: rois, lambda i: np.asarray(records[i]["image"]))
-    plain, mirrored = (stage._drawn(data, 0, bool(side), torch.Generator().manual_seed(1)) for side in (0, 1))
+    record, data = records[0], drawing(records)
+    plain, mirrored = (data.of(0, bool(side), torch.Generator().manual_seed(1)) for side in (0, 1))
     np.testing.assert_array_equal(mirrored["image"], record["image"][:, ::-1])
     width = record["image"].shape[1]
     np.testing.assert_allclose(mirrored["sampled_boxes"][:, 0], width - plain["sampled_boxes"][:, 2])
@@ -313,11 +318,10 @@ def test_features_of_earlier_steps_are_learned_from(records: RecordList) -> None
     assert stage.learns[-1] == "truth_features.pool5"
     made = [record.add({"features.pool5": record["boxes"], "truth_features.pool5": record["truth_boxes"]})
             for record in records]  # fmt: skip
-    rois = lru_cache(lambda i: label_rois(made[i], True, 0.5, (0.1, 0.5)))
-    rows = stage._rows(RecordList(made, records.classes), rois, "features.pool5")
-    drawn = stage._drawn(TrainingData(rois, None, [rows]), 0, False, torch.Generator())
+    data = drawing(RecordList(made, records.classes), image=False, read=("features.pool5",))
+    drawn = data.of(0, False, torch.Generator())
     np.testing.assert_array_equal(drawn["features.pool5"].numpy(), drawn["sampled_boxes"])
-    assert len(rows(0)) < len(rois(0).box)  # what can never be drawn is not kept
+    assert len(data.rows["features.pool5"](0)) < len(data.rois(0).box)  # what can never be drawn is not kept
     assert "image" not in drawn
     stage.fit(RecordList(made, records.classes))
     summed = stage.history_.sum(1)
@@ -329,3 +333,66 @@ def test_features_have_no_mirror_image_and_names_no_backbone() -> None:
         on_features().set_params(flip=True).validate()
     with pytest.raises(ValueError, match="weights is 'DEFAULT', and no member starts from a backbone's weights"):
         on_features(weights="DEFAULT")
+
+
+# -- RoIs of boxes that a member proposes ------------------------------------------------------------------
+
+
+def proposing(**params: Any) -> Jointly:
+    parts = {
+        "map": ConvMap("shapenet", scales=(120,), longest=200, **OWN),
+        "proposals": RPN(Ref("training"), sides=(16, 32, 64), width=16, train_before=500, train_top=50, min_side=4.0),
+        "features": RoIPool(3),
+        "head": SoftmaxHead(layer="pool5", norm=20.0, **OWN),
+    }
+    return training(parts, **{"images": 1, "background_iou": (0.0, 0.5), **params})
+
+
+def test_a_member_may_propose(records: RecordList) -> None:
+    stage = proposing(steps=40)
+    assert stage.needs == ("image",)
+    assert stage.losses == ("proposals.class", "proposals.box", "head.class", "head.box")
+    stage.fit(records)
+    summed = stage.history_.sum(1)
+    assert summed[-10:].mean() < 0.8 * summed[:5].mean()
+    np.testing.assert_allclose(stage.state()["net_.head.std"], [0.1, 0.1, 0.2, 0.2])
+
+
+def test_rois_are_drawn_of_what_was_proposed_and_of_the_truth(records: RecordList) -> None:
+    data = drawing(records, proposed=True)
+    fields = data.of(0, True, torch.Generator())
+    assert "sampled_boxes" not in fields
+    width = records[0]["image"].shape[1]
+    np.testing.assert_allclose(fields["truth_boxes"][:, 0], width - records[0]["truth_boxes"][:, 2])
+    boxes = np.array([[0, 0, 9, 9], [1, 1, 10, 12]], np.float32)
+    found = data.sampled({**fields, "boxes": Lazy(lambda: boxes, bytes)}, torch.Generator())
+    assert {tuple(box) for box in found["sampled_boxes"]} <= {tuple(box) for box in (*fields["truth_boxes"], *boxes)}
+    assert set(found["roi_labels"][found["roi_labels"] > 0]) <= set(fields["truth_labels"])
+
+
+def test_boxes_that_nobody_reads_are_not_proposed(records: RecordList, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(RPN, "_train_boxes", lambda *_: pytest.fail("proposed for nobody"))
+    parts = {"map": ConvMap("shapenet", scales=(120,), longest=200, **OWN),
+             "proposals": RPN(Ref("training"), sides=(16, 32), width=16)}  # fmt: skip
+    training(parts, images=1, steps=2).fit(records)
+
+
+def test_an_image_without_objects_is_learned_from(records: RecordList) -> None:
+    image = np.full((90, 150, 3), 120, np.uint8)
+    empty = one([], [], []).add({"image": image, "size": np.array([90, 150])})
+    stage = proposing(steps=6)
+    stage.fit(RecordList([records[0], Record("zz", {name: empty[name] for name in empty})], records.classes))
+    assert np.isfinite(stage.history_).all()
+    assert (stage.history_[:, 1] == 0).any()  # no anchor is on an object
+
+
+def test_a_member_that_another_training_has_not_starts_anew(records: RecordList) -> None:
+    first = training(steps=1)
+    first.fit(records)
+    parts = {"map": members()["map"], "proposals": RPN(Ref("training"), sides=(16, 32), width=16)}
+    stage = training(parts, images=1, steps=2, weights=Ref("before"), only=("proposals",))
+    stage.bind("weights", first.state, "key")
+    stage.fit(records)
+    for name, value in first.state_for("map").items():
+        np.testing.assert_array_equal(value, stage.state_for("map")[name])
+    assert [stage.lets_learn(name) for name in parts] == [False, True]
