@@ -19,14 +19,17 @@ from rcnn.stages.classifiers.svm import LinearSVMs
 from rcnn.stages.datasets.shapes import Shapes
 from rcnn.stages.features.conv_map import ConvMap
 from rcnn.stages.features.fc import FCLayers
+from rcnn.stages.features.fpn import FPN
 from rcnn.stages.features.hog import HOG
 from rcnn.stages.features.new_fc import NewFCLayers
+from rcnn.stages.features.roi_align import RoIAlign
 from rcnn.stages.features.roi_pool import RoIPool
 from rcnn.stages.features.spp import SpatialPyramidPool
 from rcnn.stages.features.warp import WarpedCNN
 from rcnn.stages.nets.jointly import Jointly
 from rcnn.stages.proposals.edge_boxes import EdgeBoxes
 from rcnn.stages.proposals.precomputed import Precomputed
+from rcnn.stages.proposals.rpn import RPN
 from rcnn.stages.proposals.selective_search import SelectiveSearch
 from rcnn.stages.proposals.sliding_window import SlidingWindow
 from rcnn.stages.regressors.ridge import RidgeBoxRegressors
@@ -34,9 +37,9 @@ from rcnn.stages.stage import Ref, Stage
 from rcnn.stages.suppression.nms import PerClassNMS
 
 AXES: dict[str, tuple[Any, ...]] = {
-    "proposals": ("selective_search", "sliding_window", "edge_boxes", "precomputed"),
-    "features": ("hog", "warp", "spp", "roi_pool"),
-    "scales": ((), (64,), (48, 64)),  # of the shared map; none where each region is a crop
+    "proposals": ("selective_search", "sliding_window", "edge_boxes", "precomputed", "rpn"),
+    "features": ("hog", "warp", "spp", "roi_pool", "roi_align"),
+    "maps": ("", "one", "two", "levels"),  # none where each region is a crop
     "fc": ("none", "new", "own"),
     "training": ("none", "on features", "jointly"),
     "classifier": ("svm", "softmax"),
@@ -55,27 +58,33 @@ def refusal(choice: Choice) -> str:
         return r"step 'fc' \(NewFCLayers\) is nothing before it was trained"
     if not trained and "head" in (choice["boxes"], {"softmax": "head"}.get(choice["classifier"])):
         return r"step 'head' \(SoftmaxHead\) is nothing before it was trained"
+    if choice["maps"] == "levels" and choice["features"] == "spp":
+        return r"needs 'map_offset', which no (earlier step|member before it) gives"
     if choice["fc"] == "own" and choice["features"] == "hog":
         return r"needs 'features\.pool5', which no earlier step gives"
     return ""
 
 
 def meant(choice: Choice) -> bool:
-    """Whether the choices are about the same pipeline: scales belong to a map."""
-    return (choice["features"] in ("hog", "warp")) == (not choice["scales"])
+    """Whether the choices are about the same pipeline: maps are read by poolers."""
+    return (choice["features"] in ("hog", "warp")) == (not choice["maps"])
 
 
 def pipeline_of(choice: Choice, files: dict[str, str]) -> Pipeline:
     own, trained, jointly = choice["fc"] == "own", choice["training"] != "none", choice["training"] == "jointly"
     backbone = "alexnet" if own else "shapenet"
     taught = Ref("training")
-    maps = ConvMap(backbone, taught if jointly else None, choice["scales"] or (64,), 100)
-    fields = maps.maps()
+    weights = taught if jointly else None
+    maps: Any = ConvMap(backbone, weights, (48, 64) if choice["maps"] == "two" else (64,), 100)
+    if choice["maps"] == "levels":
+        maps = FPN(backbone, weights, 64, 100, channels=256 if own else 8)
+    fields = tuple(name for name in maps.maps() if name != "map.p6")
     features: dict[str, Any] = {
         "hog": HOG(window=(32, 32), context=1),
         "warp": WarpedCNN(backbone, None, layers=("pool5",), **({} if own else {"pool": 2})),
         "spp": SpatialPyramidPool((6,) if own else (2, 1), fields),
         "roi_pool": RoIPool(6 if own else 2, fields),
+        "roi_align": RoIAlign(6 if own else 2, fields),
     }
     source = "hog" if choice["features"] == "hog" else "pool5"
     layer = {"none": source, "new": "fc", "own": "fc6"}[choice["fc"]]
@@ -88,7 +97,8 @@ def pipeline_of(choice: Choice, files: dict[str, str]) -> Pipeline:
     head = SoftmaxHead(taught if trained else None, layer, norm=20.0,
                        outputs=(*head_of, *(("deltas",) if choice["boxes"] == "head" else ())))  # fmt: skip
     heads = [Step("head", head)] if trained or head.outputs else []
-    shared = (*(("map",) if choice["scales"] else ()), "features")
+    proposing, before = rpn_of(choice, maps) if choice["proposals"] == "rpn" else ((), [])
+    shared = (*(("map",) if choice["maps"] else ()), *proposing, "features")
     members = (*(shared if jointly else ()), *(step.name for step in (*above, *heads)))
     training = [Step("training", Jointly(members, steps=2, rois=16, foreground_iou=0.3, background_iou=(0.0, 0.3),
                                          flip=jointly))] if trained else []  # fmt: skip
@@ -98,19 +108,39 @@ def pipeline_of(choice: Choice, files: dict[str, str]) -> Pipeline:
         "edge_boxes": EdgeBoxes(files["forest"], max_boxes=30),
         "precomputed": Precomputed(files["boxes"]),
     }
+    first = before or [Step("proposals", proposals[choice["proposals"]])]
+    first, later = ([], first) if proposing else (first, [])  # a member that proposes reads the map
     after = [Step("truth_fc", Again("fc", features="truth_features"))] if above else []
     pooled = [Step("features", features[choice["features"]]),
               Step("truth_features", Again("features", boxes="truth_boxes", features="truth_features"))]  # fmt: skip
     return Pipeline([
-        Step("proposals", proposals[choice["proposals"]]),
+        *first,
         *(training if jointly else []),
-        *([Step("map", maps, keep=False)] if choice["scales"] else []),
+        *([Step("map", maps, keep=False)] if choice["maps"] else []),
+        *later,
         *pooled,
         *([] if jointly else training), *above, *heads, *after,
         *([Step("classifier", LinearSVMs(layer=layer))] if choice["classifier"] == "svm" else []),
         *([Step("regressor", RidgeBoxRegressors(layer=source, min_iou=0.3))] if choice["boxes"] == "ridge" else []),
         Step("suppression", PerClassNMS(deltas=choice["boxes"] != "none")),
     ])  # fmt: skip
+
+
+def rpn_of(choice: Choice, maps: Any) -> tuple[tuple[str, ...], list[Step]]:
+    """A network that proposes: a member on the shared map, or one on a map of its own where none is shared."""
+    plain: dict[str, Any] = {"sides": (16, 32, 64), "width": 8, "min_side": 4.0, "top": 30, "train_top": 30}
+    if choice["training"] == "jointly" and choice["maps"] == "levels":
+        sides = {"sides": (8, 16, 32, 64, 128), "side_a_map": True}
+        return ("proposals",), [Step("proposals", RPN(Ref("training"), maps=maps.maps(), **{**plain, **sides}))]
+    if choice["training"] == "jointly" and choice["maps"] == "one":
+        return ("proposals",), [Step("proposals", RPN(Ref("training"), **plain))]
+    own = ConvMap("shapenet", Ref("rpn_training"), (64,), 100)
+    fields = {name: f"{name}.first" for name in own.gives}
+    return (), [
+        Step("rpn_training", Jointly(("rpn_map", "proposals"), images=1, steps=2)),
+        Step("rpn_map", own, keep=False, fields=fields),
+        Step("proposals", RPN(Ref("rpn_training"), **plain), fields=fields),
+    ]
 
 
 def choices() -> list[Choice]:
@@ -149,17 +179,17 @@ def files(tmp_path_factory: pytest.TempPathFactory, forest: Path) -> dict[str, s
 
 def test_legal_combinations_are_built_and_others_refused(files: dict[str, str]) -> None:
     for choice in choices():
-        if choice["proposals"] != "precomputed":  # no refusal is about proposals
+        if choice["proposals"] not in ("precomputed", "rpn"):  # no other refusal is about proposals
             continue
         if why := refusal(choice):
             with pytest.raises(ValueError, match=why):
                 pipeline_of(choice, files)
         else:
-            assert pipeline_of(choice, files).needed(("det_boxes",))[0] == "proposals"
+            assert "proposals" in pipeline_of(choice, files).needed(("det_boxes",))
 
 
 def test_other_things_that_cannot_stand_together(files: dict[str, str]) -> None:
-    base: Choice = {"proposals": "sliding_window", "features": "spp", "scales": (48, 64), "fc": "new",
+    base: Choice = {"proposals": "sliding_window", "features": "spp", "maps": "two", "fc": "new",
                     "training": "on features", "classifier": "softmax", "boxes": "head"}  # fmt: skip
     pipeline = pipeline_of(base, files)
     for change, why in (
@@ -201,7 +231,7 @@ def test_a_covering_set_learns_and_detects(choice: Choice, files: dict[str, str]
 
 def test_without_a_cache_a_fit_reads_what_is_on_no_disk(files: dict[str, str]) -> None:
     """Steps that are not kept give tensors on their device; a fit is handed arrays."""
-    choice: Choice = {"proposals": "precomputed", "features": "roi_pool", "scales": (64,), "fc": "new",
+    choice: Choice = {"proposals": "precomputed", "features": "roi_pool", "maps": "one", "fc": "new",
                       "training": "on features", "classifier": "svm", "boxes": "head"}  # fmt: skip
     data = Shapes(2, 5)
     with Run(pipeline_of(choice, files), cache=None, device="cpu", jobs=1, progress=False) as run:

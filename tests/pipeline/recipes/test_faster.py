@@ -1,0 +1,160 @@
+"""The recipes faster and faster_4step: their steps, what each training changes, and a RUN that detects alike."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from rcnn.pipeline import saved
+from rcnn.pipeline.pipeline import Pipeline
+from rcnn.pipeline.recipes import faster, faster_4step
+from rcnn.pipeline.run import Run
+from rcnn.stages.datasets.shapes import Shapes
+from rcnn.stages.features.conv_map import ConvMap
+from rcnn.stages.features.fc import FCLayers
+from rcnn.stages.features.fpn import FPN
+from rcnn.stages.features.later_convs import LaterConvs
+from rcnn.stages.features.roi_align import RoIAlign
+from rcnn.stages.stage import Ref
+
+SMALL: dict[str, Any] = {"scale": 96, "longest": 160, "fc": (16,)}
+QUICK = {"steps": 3, "lr": 0.005}
+
+
+def quick(pipeline: Pipeline, **params: Any) -> Pipeline:
+    """With trainings of three steps, anchors as large as the shapes, and every score a detection."""
+    trainings = [step.name for step in pipeline if step.name.endswith("training")]
+    short = {f"{name}__{key}": value for name in trainings for key, value in QUICK.items()}
+    least = {f"{step.name}__min_side": 4.0 for step in pipeline if step.name.endswith("proposals")}
+    return pipeline.set_params(**short, **least, suppression__min_score=None, **params)
+
+
+def shared(**params: Any) -> Pipeline:
+    return quick(faster("shapenet", None, proposals=40, sides=(16, 32, 64), **SMALL), proposals__width=16, **params)
+
+
+def pyramid(**params: Any) -> Pipeline:
+    pipeline = faster("shapenet", None, proposals=40, fpn=True, **SMALL)
+    return quick(pipeline, map__channels=8, proposals__width=8, training__rois=64, **params)
+
+
+def four_steps(**params: Any) -> Pipeline:
+    pipeline = faster_4step("shapenet", None, proposals=40, sides=(16, 32, 64), **SMALL)
+    return quick(pipeline, first_proposals__width=16, proposals__width=16, **params)
+
+
+def unshared(**params: Any) -> Pipeline:
+    pipeline = faster_4step("shapenet", None, proposals=40, shared=False, sides=(16, 32, 64), **SMALL)
+    return quick(pipeline, proposals__width=16, **params)
+
+
+def detections(run: Run, data: Any) -> dict[str, Any]:
+    names = run.pipeline.outputs
+    return {r.id: {name: np.asarray(r[name]) for name in names} for r in run.over(data, names)}
+
+
+def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    return all(np.array_equal(one[i][name], other[i][name]) for i in one for name in one[i])
+
+
+@pytest.mark.parametrize("make", [shared, pyramid, four_steps, unshared])
+def test_trained_saved_and_used_again(make: Any, tmp_path: Path) -> None:
+    data = Shapes(4, 1)
+    with Run(make(), cache=tmp_path / "cache", device="cpu", progress=False) as run:
+        run.fit(data)
+        first = detections(run, data)
+        saved.save(run.pipeline, tmp_path / "run")
+    assert any(len(fields["det_boxes"]) for fields in first.values())
+    with Run(make(), cache=tmp_path / "cache", device="cpu", progress=False) as again:
+        again.fit(data)
+        assert same(first, detections(again, data))
+        assert again.clock.calls() == 0
+    with Run(saved.load(tmp_path / "run"), cache=None, device="cpu", progress=False) as there:
+        assert same(first, detections(there, data))
+
+
+@pytest.mark.parametrize(
+    ("make", "change", "least", "most"),
+    [
+        (shared, {"proposals__top": 5}, 5, 5),
+        (shared, {"proposals__nms": None}, 40, 40),
+        (pyramid, {"proposals__regress": False}, 6, 40),
+        (four_steps, {"best__top": 5}, 5, 5),
+        (unshared, {"best__top": 5}, 5, 5),
+    ],
+)
+def test_what_counts_at_use_alone_needs_no_training(
+    make: Any, change: dict[str, Any], least: int, most: int, tmp_path: Path
+) -> None:
+    """Table 2's number of proposals, and its rows without a part, from one training."""
+    data = Shapes(3, 1)
+    for pipeline in (make(), make(**change)):
+        with Run(pipeline, cache=tmp_path, device="cpu", progress=False) as run:
+            run.fit(data)
+            fitted = sum(tally.fit_seconds > 0 for tally in run.clock.tallies.values())
+            counts = [len(record["boxes"]) for record in run.over(data, ["boxes"])]
+    assert fitted == 0
+    assert least <= min(counts) <= max(counts) <= most
+
+
+def test_four_steps_end_on_one_map(tmp_path: Path) -> None:
+    """The second training's map is the last one; the third changes the proposals alone, the fourth the rest."""
+    with Run(four_steps(), cache=tmp_path, device="cpu", progress=False) as run:
+        run.fit(Shapes(4, 1))
+        stages = {name: run.pipeline.stage(name) for name in ("detector_training", "rpn_training", "training")}
+    for later in ("rpn_training", "training"):
+        for name, value in stages["detector_training"].state_for("map").items():
+            np.testing.assert_array_equal(value, stages[later].state_for("map")[name])
+    before, after = (stages[name].state_for("head")["scores.weight"] for name in ("detector_training", "training"))
+    assert not np.array_equal(before, after)
+
+
+def test_four_steps_and_two() -> None:
+    names = [step.name for step in four_steps()]
+    assert names == ["first_training", "first_map", "first_proposals", "detector_training", "map", "rpn_training",
+                     "proposals", "training", "best", "features", "fc", "head", "suppression"]  # fmt: skip
+    pipeline = four_steps()
+    assert pipeline.needed(pipeline.outputs)[0] == "map"  # the first net serves training alone
+    assert pipeline.stage("detector_training").needs == ("image", "boxes.first")
+    assert pipeline.stage("training").needs == ("image", "boxes.all")
+    alone = unshared()
+    assert alone.needed(alone.outputs)[:3] == ["first_map", "proposals", "map"]  # two maps of each image
+    assert alone.stage("proposals").needs[0] == "map.first"
+
+
+def test_backbones_have_their_own_ways() -> None:
+    vgg, resnet, squeeze = (faster(name, None) for name in ("vgg16", "resnet50", "squeezenet1_1"))
+    assert isinstance(vgg["fc"], FCLayers)
+    assert isinstance(resnet["fc"], LaterConvs)
+    assert (resnet["map"].until, resnet["features"].grid) == ("layer3", 14)
+    assert isinstance(resnet["features"], RoIAlign)
+    assert isinstance(squeeze["map"], ConvMap)
+    for name in ("resnet50", "resnet101", "resnext101_32x8d", "mobilenet_v2"):
+        pipeline = faster(name, None, fpn=True)
+        assert isinstance(pipeline["map"], FPN)
+        assert pipeline["features"].needs[-4:] == ("map.p2", "map.p3", "map.p4", "map.p5")
+        assert pipeline["proposals"].anchors_a_cell == 3
+        assert pipeline["head"].layer == "fc"
+    assert faster("resnet50", "w.pth")["map"].frozen == ("conv1", "bn1", "layer1")
+    assert faster("resnet50", None)["map"].frozen == ()
+
+
+def test_svms_on_its_features(tmp_path: Path) -> None:
+    pipeline = faster("shapenet", None, proposals=40, sides=(16, 32, 64), classifier="svm", **SMALL)
+    pipeline = quick(pipeline, proposals__width=16)
+    with Run(pipeline, cache=tmp_path, device="cpu", progress=False) as run:
+        run.fit(Shapes(4, 1))
+        assert any(len(fields["det_boxes"]) for fields in detections(run, Shapes(2, 2)).values())
+
+
+def test_weights_are_those_of_the_last_training_that_changes_them() -> None:
+    pipeline = four_steps()
+    for change, why in (
+        ({"map__weights": Ref("first_training")}, "step 'map' is trained by 'detector_training' and takes its weights"),
+        ({"head__weights": Ref("detector_training")}, "step 'head' is trained by 'training'"),
+        ({"rpn_training__only": ()}, "step 'map' is trained by 'rpn_training'"),
+    ):
+        with pytest.raises(ValueError, match=why):
+            pipeline.set_params(**change)
