@@ -14,6 +14,7 @@ from ..stages.boxes import overlap
 from ..stages.datasets.problem import KINDS, Problem
 from ..stages.datasets.spec import open_dataset
 from ..stages.record import Record, Records
+from . import anchor_hint
 from .twins import Picture, letter, twins
 from .usable import Usable, examined, image_files
 
@@ -88,8 +89,9 @@ def _doubles(records: Any, index: int, record: Record) -> Iterator[Problem]:
 
 
 class Truths(NamedTuple):
-    """The objects of all images: label, area, width, height, share of the image's side, image; each N."""
+    """The objects of all images: box (N 4), label, area, width, height, share of the image's side, image; each N."""
 
+    box: Any
     label: Any
     area: Any
     width: Any
@@ -117,6 +119,7 @@ def _census(one: Opened) -> dict[str, Any]:
         "areas": _bars(truths.area, [0, *AREAS.values()], list(AREAS)),
         "shares": _bars(np.minimum(truths.share, 1 - 1e-6), [0, *SHARES], _steps([0, *SHARES])),
         "objects_an_image": _bars(an_image, [*COUNTS, np.inf], _ranges(COUNTS)) if records.classes else {},
+        "anchors": anchor_hint.hint(truths.box, sizes[truths.image]) if len(truths.label) else {},
         "quantiles": _quantiles(truths, sizes, an_image),
         "image_sizes": _sizes(sizes),
     }
@@ -127,13 +130,13 @@ def _of_image(index: int, record: Record) -> tuple[Truths, tuple[int, int], tupl
     height, width = (int(side) for side in record["size"])
     if "truth_boxes" not in record:
         none = np.zeros(0)
-        return Truths(none, none, none, none, none, none.astype(np.int64)), (height, width), (0, 0)
+        return Truths(np.zeros((0, 4)), *[none] * 5, none.astype(np.int64)), (height, width), (0, 0)
     boxes, labels = record["truth_boxes"], record["truth_labels"]
     w, h = (boxes[:, 2:] - boxes[:, :2]).T  # T
     areas = record["truth_areas"] if "truth_areas" in record else w * h
     share = np.sqrt(w * h / (height * width))
     flags = [int(record[name].sum()) if name in record else 0 for name in ("truth_difficult", "truth_crowd")]
-    truths = Truths(labels, areas, w, h, share, np.full(len(labels), index))
+    truths = Truths(boxes, labels, areas, w, h, share, np.full(len(labels), index))
     return truths, (height, width), (flags[0], flags[1])
 
 

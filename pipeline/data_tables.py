@@ -37,6 +37,7 @@ def everything(found: Found, all: bool = False) -> Iterator[Table]:
         for key, title in HISTOGRAMS.items():
             yield histogram(found, key, title)
         yield quantile_table(found)
+        yield anchor_table(found)
     yield size_table(found)
 
 
@@ -127,6 +128,23 @@ def quantile_table(found: Found) -> Table:
             values = one["quantiles"][quantity]
             rows.append([quantity, one["set"], *(_short(values[level]) for level in LEVELS)])
     return Table("quantiles (pixels, where nothing else is said)", ["", "set", *LEVELS], rows, words=(1,))
+
+
+def anchor_table(found: Found) -> Table:
+    """Of each set, how many objects the paper's anchors cover, and those that serve best."""
+    sets = [one for one in found["sets"] if one["anchors"]]
+    rows = []
+    for one in sets:
+        for whose in ("paper", "best"):
+            sides = one["anchors"][whose]["sides"]
+            said = ", ".join(_short(side) for side in sides)
+            rows.append([one["set"], whose, said, f"{100 * one['anchors'][whose]['covered']:.1f} %"])
+    first = sets[0]["anchors"]
+    best = ",".join(_short(side) for side in first["best"]["sides"])
+    note = (f"in an image of {first['scale']} pixels (longest {first['longest']}), a cell for {first['stride']}, of 1:2, "
+            f"1:1 and 2:1; taken by --set sides=[{best}]")  # fmt: skip
+    head = ["set", "whose", "sides", "objects with IoU 0.5 or more"]
+    return Table("anchors of Faster R-CNN", head, rows, note, words=(1, 2))
 
 
 def size_table(found: Found) -> Table:

@@ -57,6 +57,7 @@ def test_json_holds_all_of_it(leaky: tuple[str, str], capsys: pytest.CaptureFixt
     assert train["objects_an_image"] == {**dict.fromkeys(train["objects_an_image"], 0), "1": 1, "2-4": 1}
     assert train["quantiles"]["box width"]["median"] == 40
     assert train["image_sizes"] == {"80 x 50": 2}
+    assert train["anchors"]["paper"]["sides"] == [128, 256, 512]
     (leak,) = (row for row in found["problems"] if row["kind"] != "box without size")
     assert (leak["set"], leak["kind"], leak["left_out"]) == ("B", "identical, in two sets", "")
     assert leak["file"].endswith("test/1.png")
