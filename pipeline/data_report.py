@@ -130,7 +130,8 @@ def _of_image(index: int, record: Record) -> tuple[Truths, tuple[int, int], tupl
     height, width = (int(side) for side in record["size"])
     if "truth_boxes" not in record:
         none = np.zeros(0)
-        return Truths(np.zeros((0, 4)), *[none] * 5, none.astype(np.int64)), (height, width), (0, 0)
+        none_at = none.astype(np.int64)
+        return Truths(np.zeros((0, 4)), none, none, none, none, none, none_at), (height, width), (0, 0)
     boxes, labels = record["truth_boxes"], record["truth_labels"]
     w, h = (boxes[:, 2:] - boxes[:, :2]).T  # T
     areas = record["truth_areas"] if "truth_areas" in record else w * h

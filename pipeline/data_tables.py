@@ -141,8 +141,8 @@ def anchor_table(found: Found) -> Table:
             rows.append([one["set"], whose, said, f"{100 * one['anchors'][whose]['covered']:.1f} %"])
     first = sets[0]["anchors"]
     best = ",".join(_short(side) for side in first["best"]["sides"])
-    note = (f"in an image of {first['scale']} pixels (longest {first['longest']}), a cell for {first['stride']}, of 1:2, "
-            f"1:1 and 2:1; taken by --set sides=[{best}]")  # fmt: skip
+    note = (f"in an image of {first['scale']} pixels (longest {first['longest']}), a cell for {first['stride']}, of "
+            f"1:2, 1:1 and 2:1; taken by --set sides=[{best}]")  # fmt: skip
     head = ["set", "whose", "sides", "objects with IoU 0.5 or more"]
     return Table("anchors of Faster R-CNN", head, rows, note, words=(1, 2))
 
