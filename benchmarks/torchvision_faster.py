@@ -1,0 +1,264 @@
+"""Faster R-CNN here and torchvision's own FasterRCNN: the same net, weights, data and schedule; AP and speed.
+
+    python benchmarks/torchvision_faster.py --data SPEC --test SPEC [--weights FILE] [--backbone squeezenet1_1]
+        [--steps 600] [--seeds 0 1] [--scale 600] [--precision float32] [--threads 2]
+    python benchmarks/torchvision_faster.py --speed --data SPEC ...
+
+One map, RoIAlign 7 x 7 of 2 x 2 points, two new layers of 1024, anchors of torchvision, 2 images a step with 64 RoIs
+each, 2000 proposals in training (of 6000) and 300 at use. torchvision's model is its FasterRCNN class in its own
+training forward; both go through this project's SGD with the same rates, batches and flips, and start from the same
+tensors. --speed: a few steps of both and a pass over test images, interleaved in one process; prints medians and
+ratios. Else both learn, seed by seed, and it prints AP of each, and the paired bootstrap of their difference.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Iterator
+from copy import deepcopy
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+from rcnn.pipeline import measure
+from rcnn.pipeline.pipeline import Pipeline
+from rcnn.pipeline.recipes import faster
+from rcnn.pipeline.run import Run
+from rcnn.stages.datasets.spec import open_dataset
+from rcnn.stages.features.roi_align import RoIAlign
+from rcnn.stages.nets.backbones import convolutional, load
+from rcnn.stages.nets.layers import FCStack
+from rcnn.stages.nets.precision import low_precision
+from rcnn.stages.nets.rois import mirror
+from rcnn.stages.nets.sgd import batch_of, sgd
+from rcnn.stages.record import Record, RecordList
+from rcnn.stages.stage import NoCheckpoint
+from torch import nn
+from torchvision.models.detection import FasterRCNN
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.ops import MultiScaleRoIAlign
+
+SIDES, RATIOS = (64.0, 128.0, 256.0), (0.5, 1.0, 2.0)
+
+
+class Watch(NoCheckpoint):
+    """Notes when each step was over."""
+
+    def __init__(self) -> None:
+        self.times = [time.perf_counter()]
+
+    def progress(self, done: int, total: int, text: str = "") -> None:
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        self.times.append(time.perf_counter())
+
+
+# -- the two sides -----------------------------------------------------------------------------------------
+
+
+def ours(args: argparse.Namespace, seed: int, steps: int) -> Pipeline:
+    pipeline = faster(args.backbone, args.weights, scale=args.scale, longest=args.longest, sides=SIDES, ratios=RATIOS)
+    pipeline.swap("features", RoIAlign(7, aligned=False))
+    same = {
+        "training__images": 2, "training__rois": 128, "training__steps": steps, "training__lr": args.lr,
+        "training__drop_every": max(2 * steps // 3, 1), "training__precision": args.precision,
+        "map__precision": args.precision, "map__frozen": (), "proposals__precision": args.precision,
+        "proposals__anchors": "torchvision", "proposals__score": "sigmoid", "proposals__cross_border": True,
+        "proposals__normalise": "sampled", "proposals__balance": 1.0, "proposals__beta": 1 / 9,
+        "proposals__width": 512, "proposals__before": 6000, "proposals__train_before": 6000,
+        "proposals__min_side": 1e-3, "fc__precision": args.precision, "head__beta": 1 / 9,
+        "suppression__threshold": 0.5, "suppression__top_per_class": None, "suppression__top_per_image": 100,
+    }  # fmt: skip
+    seeds = {f"{step.name}__random_state": seed for step in pipeline if "random_state" in step.stage.param_names()}
+    return pipeline.set_params(**{**seeds, **same})
+
+
+class Net(nn.Module):
+    """The convolutions as torchvision takes them."""
+
+    def __init__(self, backbone: str, weights: Any):
+        super().__init__()
+        self.body = convolutional(load(backbone, weights, 0, ("pool5",)))
+        self.out_channels = self.body.channels
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.body.trunk(x)
+
+
+class Head(nn.Module):
+    """Their box head: the same layers as here."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.stack = FCStack(channels * 49, (1024, 1024))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.stack(x.flatten(1))
+
+
+def theirs(args: argparse.Namespace, classes: int) -> Any:
+    net = Net(args.backbone, args.weights)
+    return FasterRCNN(
+        net, min_size=args.scale, max_size=args.longest, rpn_anchor_generator=AnchorGenerator((SIDES,), (RATIOS,)),
+        rpn_pre_nms_top_n_train=6000, rpn_pre_nms_top_n_test=6000, rpn_post_nms_top_n_train=2000,
+        rpn_post_nms_top_n_test=300, box_roi_pool=MultiScaleRoIAlign(["0"], 7, 2), box_head=Head(net.out_channels),
+        box_predictor=Predictor(classes), box_batch_size_per_image=64, image_mean=net.body.mean, image_std=net.body.std,
+    )  # fmt: skip
+
+
+class Predictor(nn.Module):
+    def __init__(self, classes: int):
+        super().__init__()
+        self.scores, self.deltas = nn.Linear(1024, classes + 1), nn.Linear(1024, 4 * (classes + 1))
+        self.scale: Any
+        self.register_buffer("scale", torch.ones(()))
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.scores(x * self.scale), self.deltas(x * self.scale)
+
+
+def start_alike(model: Any, net: Any) -> None:
+    """Give torchvision's model the tensors that ours starts from; net: the modules of our members."""
+    with torch.no_grad():
+        head, rpn, fc = net["head"], net["proposals"], net["fc"]
+        model.rpn.head.conv[0][0].load_state_dict(rpn.conv.state_dict())
+        model.rpn.head.cls_logits.load_state_dict(rpn.scores.state_dict())
+        model.rpn.head.bbox_pred.load_state_dict(rpn.deltas.state_dict())
+        model.roi_heads.box_head.stack.load_state_dict(fc.state_dict())
+        predictor = model.roi_heads.box_predictor
+        predictor.scores.load_state_dict(head.scores.state_dict())
+        predictor.scale.copy_(head.scale)
+        by = (head.std * torch.tensor([10.0, 10.0, 5.0, 5.0])).repeat(len(head.deltas.weight) // 4)
+        predictor.deltas.weight[4:] = head.deltas.weight * by[:, None]
+        predictor.deltas.bias[4:] = head.deltas.bias * by
+
+
+def train_theirs(model: Any, data: Any, args: argparse.Namespace, seed: int, steps: int, watch: NoCheckpoint) -> None:
+    model.to(args.device, memory_format=torch.channels_last if args.channels_last else torch.contiguous_format)
+
+    def loss(step: int, generator: Any) -> Iterator[Any]:
+        model.train()
+        images, targets = [], []
+        for i in batch_of(step, 2, len(data), seed).tolist():
+            record, flip = data[i], bool(torch.rand((), generator=generator) < 0.5)
+            image = np.asarray(record["image"])
+            boxes = mirror(record["truth_boxes"], image.shape[1]) if flip else record["truth_boxes"]
+            image = np.ascontiguousarray(image[:, ::-1]) if flip else image
+            images.append((torch.from_numpy(image.copy()).permute(2, 0, 1).float() / 255).to(args.device))
+            targets.append({"boxes": torch.from_numpy(boxes).to(args.device),
+                            "labels": torch.from_numpy(record["truth_labels"]).to(args.device)})  # fmt: skip
+        with low_precision(args.device, args.precision):
+            yield torch.stack(list(model(images, targets).values()))
+
+    sgd(model, loss, watch, steps=steps, lr=args.lr, drop_every=max(2 * steps // 3, 1), bias_rate=2.0, losses=4,
+        random_state=seed)  # fmt: skip
+    model.eval()
+
+
+def detect_theirs(model: Any, data: Any, args: argparse.Namespace) -> dict[str, measure.Detections]:
+    found = {}
+    for record in data:
+        image = (torch.from_numpy(np.array(record["image"])).permute(2, 0, 1).float() / 255).to(args.device)
+        with torch.no_grad(), low_precision(args.device, args.precision):
+            (one,) = model([image])
+        boxes, scores, labels = (one[name].float().cpu().numpy() for name in ("boxes", "scores", "labels"))
+        found[record.id] = measure.Detections(boxes, scores, labels.astype(np.int64))
+    return found
+
+
+# -- what is compared --------------------------------------------------------------------------------------
+
+
+def both(args: argparse.Namespace, data: Any, seed: int, steps: int) -> tuple[Any, Any, list[float], list[float]]:
+    """Both trained: ours as a Run, theirs as a model, and when each step was over."""
+    ran = Run(ours(args, seed, steps), cache=None, device=args.device, progress=False)
+    stage, watches = ran.pipeline.stage("training"), (Watch(), Watch())
+    made: dict[str, Any] = {}
+    plain = stage._modules
+
+    def modules(*given: Any) -> Any:
+        net = plain(*given)
+        made.update({name: deepcopy(part).cpu() for name, part in net.items()})
+        watches[0].times[:] = [time.perf_counter()]
+        return net
+
+    stage._modules = modules
+    stage.fit(data, watches[0])
+    del stage.__dict__["_modules"]
+    ran.pipeline.classes, ran.pipeline.keys = tuple(data.classes), {"training": f"benchmark {seed}"}
+    model = theirs(args, len(data.classes))
+    start_alike(model, made)
+    watches[1].times[:] = [time.perf_counter()]
+    train_theirs(model, data, args, seed, steps, watches[1])
+    return ran, model, list(np.diff(watches[0].times)), list(np.diff(watches[1].times))
+
+
+def in_memory(records: Any, count: int | None = None) -> RecordList:
+    """The records with their images decoded."""
+    names = ("image", "size", "truth_boxes", "truth_labels", "truth_difficult", "truth_crowd")
+    some = [records[i] for i in range(min(len(records), count or len(records)))]
+    return RecordList([Record(r.id, {name: r[name] for name in names}) for r in some], records.classes)
+
+
+def speed(args: argparse.Namespace, data: Any, test: Any) -> None:
+    steps: dict[str, list[float]] = {"ours": [], "torchvision": []}
+    use: dict[str, list[float]] = {"ours": [], "torchvision": []}
+    for turn in range(args.rounds):
+        ran, model, mine, its = both(args, data, turn, 8)
+        steps["ours"] += mine[3:]
+        steps["torchvision"] += its[3:]
+        for record in test:
+            start = time.perf_counter()
+            ran.one(record)
+            between = time.perf_counter()
+            detect_theirs(model, [record], args)
+            use["ours"].append(between - start)
+            use["torchvision"].append(time.perf_counter() - between)
+    for what, taken in (("a step of training", steps), ("an image in use", use)):
+        mine, its = (np.array(taken[side]) for side in ("ours", "torchvision"))
+        print(f"{what}: {median(mine):.3f} s, torchvision {median(its):.3f} s, {median(its / mine):.2f} times as fast")
+
+
+def accuracy(args: argparse.Namespace, data: Any, test: Any) -> None:
+    truths = measure.read_truths(test)
+    for seed in args.seeds:
+        ran, model, mine, its = both(args, data, seed, args.steps)
+        results = {"ours": measure.read_results(ran.over(test)), "torchvision": detect_theirs(model, test, args)}
+        for side, taken in (("ours", mine), ("torchvision", its)):
+            ap = measure.mean_ap(measure.voc_ap(results[side], truths))
+            coco = measure.coco_ap(results[side], truths, len(test.classes))[0]["coco_ap"]
+            print(f"seed {seed}, {side}: VOC area AP {ap:.3f}, COCO AP {coco:.3f}, trained in {sum(taken):.0f} s",
+                  flush=True)  # fmt: skip
+        found = measure.bootstrap(results["torchvision"], results["ours"], truths)
+        print(f"seed {seed}: {found['difference']:+.3f}, 95 %: {found['low']:+.3f} to {found['high']:+.3f}", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--test", required=True)
+    parser.add_argument("--weights", default=None)
+    parser.add_argument("--backbone", default="squeezenet1_1")
+    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1])
+    parser.add_argument("--scale", type=int, default=600)
+    parser.add_argument("--longest", type=int, default=1000)
+    parser.add_argument("--lr", type=float, default=0.001)
+    parser.add_argument("--precision", default="float32")
+    parser.add_argument("--channels-last", action="store_true", help="of torchvision's model; ours always is")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, default=None)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--speed", action="store_true")
+    args = parser.parse_args()
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    data = in_memory(open_dataset(args.data), 12 if args.speed else None)
+    test = in_memory(open_dataset(args.test), 8 if args.speed else None)
+    (speed if args.speed else accuracy)(args, data, test)
+
+
+if __name__ == "__main__":
+    main()
