@@ -23,7 +23,7 @@ from .keys import Keys
 from .pipeline import Pipeline
 from .run import Run
 from .tables import LINE, Table, number, size
-from .times import PROPOSALS, environment, times
+from .times import PARTS, PROPOSALS, environment, times
 
 TRAINING = "training.json"  # in a RUN folder: what its training took
 # Girshick 2015, table 4, column L (VGG16), on an Nvidia K40; seconds an image are without proposals; VOC07 mAP
@@ -31,6 +31,12 @@ PUBLISHED: tuple[dict[str, Any], ...] = (
     {"recipe": "rcnn", "train_hours": 84.0, "seconds": 47.0, "map": 66.0},
     {"recipe": "sppnet", "train_hours": 25.0, "seconds": 2.3, "map": 63.1},
     {"recipe": "fast", "train_hours": 9.5, "seconds": 0.32, "map": 66.9},
+)
+# Ren et al. 2017, table 5: conv, proposal, region-wise, total, in ms; images a second
+PUBLISHED_PARTS: tuple[tuple[Any, ...], ...] = (
+    ("VGG16, selective search + Fast R-CNN", 146, 1510, 174, 1830, "0.5"),
+    ("VGG16, RPN + Fast R-CNN", 141, 10, 47, 198, "5"),
+    ("ZF, RPN + Fast R-CNN", 31, 3, 25, 59, "17"),
 )
 
 
@@ -180,7 +186,14 @@ def measure(
 
 def tables(costs: Sequence[Mapping[str, Any]], where: Mapping[str, Any]) -> list[Table]:
     """What each recipe costs, where its time goes, and what was published."""
-    return [_cost_table(costs, where), _step_table(costs, where), _work_table(costs), _published_table()]
+    return [
+        _cost_table(costs, where),
+        _part_table(costs, where),
+        _step_table(costs, where),
+        _work_table(costs),
+        _published_table(),
+        _published_parts(),
+    ]
 
 
 def _cost_table(costs: Sequence[Mapping[str, Any]], where: Mapping[str, Any]) -> Table:
@@ -206,6 +219,26 @@ def _cost_table(costs: Sequence[Mapping[str, Any]], where: Mapping[str, Any]) ->
         )
     )
     return Table("cost", head, rows, caption)
+
+
+def _part_table(costs: Sequence[Mapping[str, Any]], where: Mapping[str, Any]) -> Table:
+    """The form of Faster R-CNN's table 5."""
+    rows = [
+        [row["recipe"], *(_ms(row["parts"][part]) for part in PARTS), _ms(row["total"]), f"{1 / row['total']:.2f}"]
+        for row in costs
+    ]
+    caption = f"region-wise: all that is done for each region; total: with what no step accounts for; {_where(where)}"
+    return Table("milliseconds an image by part", ["recipe", *PARTS, "total", "images/s"], rows, caption)
+
+
+def _published_parts() -> Table:
+    rows = [[system, *map(str, parts), rate] for system, *parts, rate in PUBLISHED_PARTS]
+    caption = "Ren et al. 2017, table 5: ms on one Nvidia K40, selective search on a CPU"
+    return Table("as published, by part", ["system", *PARTS, "total", "images/s"], rows, caption)
+
+
+def _ms(seconds: float) -> str:
+    return f"{1000 * seconds:.0f}" if seconds >= 0.01 else f"{1000 * seconds:.1f}"
 
 
 def _step_table(costs: Sequence[Mapping[str, Any]], where: Mapping[str, Any]) -> Table:

@@ -20,6 +20,7 @@ from .pipeline import Pipeline
 from .run import Run
 from .wrap import host, synchronise
 
+PARTS = ("conv", "proposal", "region-wise")
 PROPOSALS = "proposals"  # the step that the papers' tables leave out
 
 
@@ -30,7 +31,8 @@ def times(pipelines: Mapping[str, Pipeline], records: Sequence[Record], device: 
     "without_proposals": the total but for the step of that name; "speedup": of that over the first pipeline's, image by
     image; "throughput": of an image end to end. "multiply_adds": of convolutions and matrix products by torch, by step;
     "nets": seconds of the steps that have any; "promised", "faster" and "kept": how many times fewer multiply-adds than
-    the first pipeline's, how many times as fast, and the share of these, image by image. ValueError without images.
+    the first pipeline's, how many times as fast, and the share of these, image by image. "parts": of the steps of each
+    kind (`part_of`). ValueError without images.
     """
     if not records:
         raise ValueError("no images to time")
@@ -49,7 +51,33 @@ def times(pipelines: Mapping[str, Pipeline], records: Sequence[Record], device: 
                 profile, whole = _profiled(runs[name], record), _whole(runs[name], record)
             found[name].append(Taken(*profile, whole, counted))
     base = next(iter(found.values()))
-    return {name: _medians(rows, base) for name, rows in found.items()}
+    kinds = {name: part_of(one) for name, one in pipelines.items()}
+    return {name: {**_medians(rows, base), "parts": _parts(rows, kinds[name])} for name, rows in found.items()}
+
+
+def part_of(pipeline: Pipeline) -> dict[str, str]:
+    """Of each step of detection its part: conv, proposal or region-wise (Faster R-CNN, table 5).
+
+    A map that serves the proposals alone is theirs; one that both share is conv.
+    """
+    proposing, every = pipeline.needed(("boxes",)), pipeline.needed(pipeline.outputs)
+    read = {field for name in every if name not in proposing for field in pipeline.stage(name).needs}
+    found = {}
+    for name in every:
+        gives = pipeline.stage(name).gives
+        maps = any(field.partition(".")[0] == "map" for field in gives)
+        if maps and (name not in proposing or read & set(gives)):
+            found[name] = "conv"
+        else:
+            found[name] = "proposal" if name in proposing else "region-wise"
+    return found
+
+
+def _parts(rows: Sequence[Taken], kinds: Mapping[str, str]) -> dict[str, float]:
+    return {
+        part: median(sum(row.steps.get(name, 0.0) for name, kind in kinds.items() if kind == part) for row in rows)
+        for part in PARTS
+    }
 
 
 class Taken(NamedTuple):

@@ -21,6 +21,12 @@ from .heads import fully_connected
 C4 = ("resnet", "resnext", "wide_resnet")  # nets whose conv5 goes over regions (ResNet, appendix A)
 LEVELS = tuple(f"map.p{level}" for level in range(2, 7))
 PYRAMID = (32.0, 64.0, 128.0, 256.0, 512.0)  # sides of anchors on P2 to P6 (FPN, section 4.1)
+# Boxes beside those that detection uses: all that were proposed, and those of the first net of several
+ALL = {"boxes": "boxes.all", "objectness": "objectness.all"}
+FIRST = {"boxes": "boxes.first", "objectness": "objectness.first"}
+# The parameters of Jointly that the authors' code has for each of the two nets alone
+OF_PROPOSALS: dict[str, Any] = {"images": 1, "steps": 80_000, "drop_every": 60_000}
+OF_DETECTION: dict[str, Any] = {"background_iou": (0.0, 0.5), "steps": 40_000, "drop_every": 30_000}
 
 
 class SharedMap:

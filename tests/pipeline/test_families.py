@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from rcnn.errors import UserError
 from rcnn.pipeline import cli, families
-from rcnn.pipeline.recipes import fast, rcnn, sppnet
+from rcnn.pipeline.recipes import fast, faster, faster_4step, faster_unshared, rcnn, sppnet
 from rcnn.pipeline.run import Run
-from rcnn.pipeline.times import Taken, _medians, times
+from rcnn.pipeline.times import Taken, _medians, part_of, times
 
 SMALL = ("--set", "backbone=shapenet", "--set", "weights=null", "--set", "proposals=40", "--set", "fast:fc=[16]")
 FAST = ("--set", "fast:scales=[120]", "--set", "fast:training__steps=2", "--set", "sppnet:scales=[120]")
@@ -72,6 +72,23 @@ def test_an_image_without_regions_has_no_work() -> None:
     assert (found["promised"], found["kept"]) == (1, 1)
 
 
+def test_parts_of_the_papers_table() -> None:
+    """Conv is what regions are read from; a map that proposals alone are read from is theirs."""
+    for pipeline, conv, proposal in (
+        (rcnn("squeezenet1_1", None), [], ["proposals"]),
+        (fast("squeezenet1_1", None), ["map"], ["proposals"]),
+        (faster("squeezenet1_1", None), ["map"], ["proposals"]),
+        (faster("resnet18", None, fpn=True), ["map"], ["proposals"]),
+        (faster_4step("squeezenet1_1", None), ["map"], ["proposals", "best"]),
+        (faster_unshared("squeezenet1_1", None), ["map"], ["first_map", "proposals", "best"]),
+    ):
+        found = part_of(pipeline)
+        assert list(found) == pipeline.needed(pipeline.outputs)
+        assert [name for name in found if found[name] == "conv"] == conv
+        assert [name for name in found if found[name] == "proposal"] == proposal
+        assert found["suppression"] == "region-wise"
+
+
 def test_what_is_not_alike_is_told() -> None:
     alike = [rcnn("squeezenet1_1", None), sppnet("squeezenet1_1", None), fast("squeezenet1_1", None)]
     assert families.unlike(alike) == []
@@ -96,7 +113,13 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     assert "give all three" in capsys.readouterr().err
     assert run(monkeypatch, *words, "--out", str(tmp_path / "out")) == 0
     printed = capsys.readouterr().out
-    for title in ("accuracy on the same 3 images", "cost", "seconds an image by step", "as published"):
+    for title in (
+        "accuracy on the same 3 images",
+        "cost",
+        "milliseconds an image by part",
+        "seconds an image by step",
+        "as published",
+    ):
         assert title in printed
     found = json.loads((tmp_path / "out" / "compare.json").read_text())
     assert (
@@ -106,6 +129,7 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
         assert row["training_seconds"] > 0
         assert 1e8 < row["memory"] < 2e9
         assert row["cache"] > 0
+        assert sum(row["parts"].values()) == pytest.approx(row["total"] - row["rest"], rel=0.3)  # medians, each its own
     assert set(found["costs"][2]["steps"]) >= {"proposals", "map", "features", "fc", "head", "suppression"}
     assert (tmp_path / "out" / "fast" / "recipe.json").is_file()
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from rcnn.pipeline import saved
 from rcnn.pipeline.pipeline import Pipeline
-from rcnn.pipeline.recipes import faster, faster_4step
+from rcnn.pipeline.recipes import faster, faster_4step, faster_unshared
 from rcnn.pipeline.run import Run
 from rcnn.stages.datasets.shapes import Shapes
 from rcnn.stages.features.conv_map import ConvMap
@@ -46,7 +46,12 @@ def four_steps(**params: Any) -> Pipeline:
 
 
 def unshared(**params: Any) -> Pipeline:
-    pipeline = faster_4step("shapenet", None, proposals=40, shared=False, sides=(16, 32, 64), **SMALL)
+    pipeline = faster_unshared("shapenet", None, proposals=40, sides=(16, 32, 64), **SMALL)
+    return quick(pipeline, proposals__width=16, **params)
+
+
+def searched(**params: Any) -> Pipeline:
+    pipeline = faster_unshared("shapenet", None, proposals=40, search=True, sides=(16, 32, 64), **SMALL)
     return quick(pipeline, proposals__width=16, **params)
 
 
@@ -59,7 +64,7 @@ def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
     return all(np.array_equal(one[i][name], other[i][name]) for i in one for name in one[i])
 
 
-@pytest.mark.parametrize("make", [shared, pyramid, four_steps, unshared])
+@pytest.mark.parametrize("make", [shared, pyramid, four_steps, unshared, searched])
 def test_trained_saved_and_used_again(make: Any, tmp_path: Path) -> None:
     data = Shapes(4, 1)
     with Run(make(), cache=tmp_path / "cache", device="cpu", progress=False) as run:
@@ -83,6 +88,7 @@ def test_trained_saved_and_used_again(make: Any, tmp_path: Path) -> None:
         (pyramid, {"proposals__regress": False}, 6, 40),
         (four_steps, {"best__top": 5}, 5, 5),
         (unshared, {"best__top": 5}, 5, 5),
+        (searched, {"proposals__classify": False, "proposals__top": 6}, 6, 6),
     ],
 )
 def test_what_counts_at_use_alone_needs_no_training(
@@ -120,8 +126,11 @@ def test_four_steps_and_two() -> None:
     assert pipeline.stage("detector_training").needs == ("image", "boxes.first")
     assert pipeline.stage("training").needs == ("image", "boxes.all")
     alone = unshared()
-    assert alone.needed(alone.outputs)[:3] == ["first_map", "proposals", "map"]  # two maps of each image
+    assert {"first_map", "map"} <= set(alone.needed(alone.outputs))  # two maps of each image
     assert alone.stage("proposals").needs[0] == "map.first"
+    other = searched()
+    assert "search" not in other.needed(other.outputs)
+    assert other.taught(other.outputs) == ["first_training", "training"]
 
 
 def test_backbones_have_their_own_ways() -> None:

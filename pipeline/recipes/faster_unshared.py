@@ -1,0 +1,67 @@
+"""A region proposal network and Fast R-CNN with a net each (Ren et al., Faster R-CNN, table 2 and section 4.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ...stages.nets.backbones import check
+from ...stages.nets.jointly import Jointly
+from ...stages.proposals.best import Best
+from ...stages.proposals.selective_search import SelectiveSearch
+from ...stages.stage import Ref
+from ..pipeline import Pipeline, Step
+from .heads import head_on, head_outputs, suppression
+from .pretraining import pretraining
+from .shared_map import ALL, OF_DETECTION, OF_PROPOSALS, SharedMap
+
+
+def faster_unshared(
+    backbone: str = "vgg16",
+    weights: str | Ref | None = "DEFAULT",
+    proposals: int = 300,
+    search: bool = False,
+    scale: int = 600,
+    longest: int = 1000,
+    sides: Sequence[float] = (128.0, 256.0, 512.0),
+    ratios: Sequence[float] = (0.5, 1.0, 2.0),
+    fc: Sequence[int] = (1024, 1024),
+    box_regression: bool = True,
+    pretrain: str | None = None,
+) -> Pipeline:
+    """The first two of the four steps: the detector learns from the network's proposals and has a map of its own.
+
+    backbone, weights, scale, longest, sides, ratios, fc, box_regression, pretrain: as in `faster`.
+    proposals: boxes an image at use; 300 (section 4.1). In training 2000.
+    search: whether the detector learns from 2000 boxes of selective search. What is then changed of the proposals at
+        use needs no new training: the ablations of table 2.
+    """
+    check(backbone)
+    before, weights = pretraining(backbone, weights, pretrain)
+    first, last = Ref("first_training"), Ref("training")
+    one = SharedMap(backbone, weights is not None, scale=scale, longest=longest, fc=fc)
+    above, layer = one.above(last, keep=False)
+    members = ("map", "features", *(step.name for step in above), "head")
+    own = {name: f"{name}.first" for name in one.map(first).gives}
+    if search:
+        proposing = [
+            Step("search", SelectiveSearch(top=2000), fields=ALL),
+            Step("proposals", one.rpn(first, proposals, sides, ratios), fields=own),
+        ]
+    else:
+        rpn = one.rpn(first, 2000, sides, ratios).set_params(before=12_000)
+        proposing = [Step("proposals", rpn, fields={**own, **ALL}), Step("best", Best(proposals))]
+    return Pipeline(
+        [
+            *before,
+            Step("first_training", Jointly(("first_map", "proposals"), weights, **OF_PROPOSALS)),
+            Step("first_map", one.map(first), keep=False, fields=own),
+            *proposing,
+            Step("training", Jointly(members, weights, **OF_DETECTION), fields=ALL),
+            Step("map", one.map(last), keep=False),
+            Step("features", one.pooler(), keep=False),
+            *above,
+            head_on(layer, last, head_outputs("softmax", box_regression)),
+            suppression("softmax", box_regression),
+        ],
+        name="faster_unshared",
+    )
