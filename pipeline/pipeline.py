@@ -353,7 +353,8 @@ class Pipeline:
         for name, stage in joint.items():
             start = stage.weights
             if isinstance(start, Ref) and start.step in joint:
-                own = [one for one in stage.members if "weights" in stages[one].param_names() and not _new(stages[one])]
+                own = [one for one in stage.members if "weights" in stages[one].param_names()]
+                own = [one for one in own if not (_new(stages[one]) and stage.lets_learn(one))]  # they may begin here
                 if lacking := [one for one in own if one not in joint[start.step].members]:
                     raise ValueError(f"step {name!r} goes on from {start.step!r}, which does not train {lacking[0]!r}")
             try:

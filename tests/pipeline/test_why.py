@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from rcnn.cache.store import Shelf, Store
 from rcnn.pipeline import saved
+from rcnn.pipeline.about import environment
 from rcnn.pipeline.pipeline import Again, Pipeline, Step
 from rcnn.pipeline.run import Run
 from rcnn.pipeline.why import side, why, why_runs
@@ -122,7 +123,7 @@ def test_two_steps_are_told_apart(toys: Any) -> None:
 
 def test_another_environment_in_another_cache(toys: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     a = trained(toys)
-    there = {"software": {"torch": "9.9"}, "device": "abacus", "threads": 1}
+    there = {**environment("cpu"), "software": {"torch": "9.9"}, "device": "abacus"}
     monkeypatch.setattr("rcnn.pipeline.about.environment", lambda _device: there)
     b = trained(toys, cache=tmp_path / "other")
     line = told(toys, a["features"], b["features"], tmp_path / "other")
