@@ -65,9 +65,9 @@ def ours(args: argparse.Namespace, seed: int, steps: int) -> Pipeline:
         "training__images": 2, "training__rois": 128, "training__steps": steps, "training__lr": args.lr,
         "training__drop_every": max(2 * steps // 3, 1), "training__precision": args.precision,
         "map__precision": args.precision, "map__frozen": (), "proposals__precision": args.precision,
-        "proposals__anchors": "torchvision", "proposals__score": "sigmoid", "proposals__cross_border": True,
+        "proposals__anchor_style": "torchvision", "proposals__score": "sigmoid", "proposals__cross_border": True,
         "proposals__normalise": "sampled", "proposals__balance": 1.0, "proposals__beta": 1 / 9,
-        "proposals__width": 512, "proposals__before": 6000, "proposals__train_before": 6000,
+        "proposals__width": 512, "proposals__pre_nms": 6000, "proposals__train_pre_nms": 6000,
         "proposals__min_side": 1e-3, "fc__precision": args.precision, "head__beta": 1 / 9,
         "suppression__threshold": 0.5, "suppression__top_per_class": None, "suppression__top_per_image": 100,
     }  # fmt: skip

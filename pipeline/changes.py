@@ -59,15 +59,16 @@ def changes(before: Method, after: Method) -> list[str]:
 
 def parts(pipeline: Pipeline) -> dict[str, Part]:
     """What each step of a pipeline does, in words that are equal where its numbers would be."""
-    return {step.name: _part(step.stage) for step in pipeline}
+    return {step.name: _part(step.stage, step.fields) for step in pipeline}
 
 
-def _part(stage: Stage | Again) -> Part:
+def _part(stage: Stage | Again, fields: Mapping[str, str]) -> Part:
     if isinstance(stage, Again):
         return Part(f"{stage.step} again", stage.fields, {})
     signature = inspect.signature(type(stage)).parameters
     keyed = {n: v for n, v in stage.key_params().items() if n in signature or not isinstance(v, dict)}
     params = {name: _word(stage, name, value) for name, value in keyed.items()}  # without what other steps tell
+    params |= {f"fields.{name}": other for name, other in fields.items()}
     unusual = [n for n, v in stage.get_params().items() if _word(stage, n, v) != _plain(signature[n].default)]
     return Part(type(stage).__name__, params, {name: params[name] for name in unusual if name in params})
 

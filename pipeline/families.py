@@ -16,10 +16,10 @@ from typing import Any
 from ..cache import files
 from ..errors import UserError
 from ..stages.record import Records
-from ..stages.stage import Ref
+from ..stages.stage import Ref, Stage
 from . import saved
+from .changes import parts
 from .compare import Measured, measured
-from .keys import Keys
 from .pipeline import Pipeline
 from .run import Run
 from .tables import LINE, Table, number, size
@@ -67,8 +67,8 @@ def unlike(pipelines: Sequence[Pipeline]) -> list[str]:
         named = {p.name: _first(p, what) for p in pipelines}
         if len(set(map(str, named.values()))) > 1:
             found.append(f"{what}: " + ", ".join(f"{name} has {value}" for name, value in named.items()))
-    proposals = [Keys(p).method_key(PROPOSALS) for p in pipelines if PROPOSALS in {step.name for step in p}]
-    if len(set(proposals)) > 1:
+    proposals = [parts(p)[PROPOSALS] for p in pipelines if PROPOSALS in {step.name for step in p}]
+    if any(one != proposals[0] for one in proposals):
         found.append("proposals: the recipes' stages or their parameters differ")
     return found
 
@@ -90,16 +90,23 @@ def train(run: Run, data: Records, place: Path) -> None:
 
 
 def fresh_seconds(run: Run) -> float | None:
-    """Seconds of the steps that a Run has called and of its fits, without proposals and pre-training, as in the paper.
+    """Seconds of the steps that a Run has called and of its fits, without pre-training and without boxes of a method
+    that learns nothing, as in the paper.
 
     None if anything of it came from the cache, or a fit went on from a checkpoint: the rest is not known.
     """
     apart = {step.name for step in run.pipeline if step.apart}
-    tallies = {name: tally for name, tally in run.clock.tallies.items() if name not in {PROPOSALS, *apart}}
+    proposing = {step.name for step in run.pipeline if proposes(run.pipeline.method(step.name))}
+    tallies = {name: tally for name, tally in run.clock.tallies.items() if name not in {*proposing, *apart}}
     loaded = [name for name in run.pipeline.keys if name not in apart and not run.clock[name].fit_seconds]
     if loaded or any(tally.reused or tally.resumed for tally in tallies.values()):
         return None
     return sum(tally.seconds + tally.fit_seconds for tally in tallies.values())
+
+
+def proposes(stage: Stage) -> bool:
+    """Whether a stage gives boxes by a method that learns nothing."""
+    return "boxes" in stage.gives and not stage.refs()
 
 
 def training_seconds(place: Path, keys: Mapping[str, str]) -> float | None:

@@ -100,7 +100,7 @@ def refuse(work: Callable[[Values], Run], grid: Sequence[Values]) -> None:
     for values in grid:
         run = work(values)
         for step in run.pipeline:
-            if not run.pipeline.taught(run.pipeline.stage(step.name).gives):
+            if not set(run.pipeline.taught(run.pipeline.stage(step.name).gives, [step.name])) - {step.name}:
                 run.method_key(step.name)  # of what follows a fit, nothing can be known before it
 
 

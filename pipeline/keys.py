@@ -42,7 +42,7 @@ class Keys:
         step, stage, doer = self.pipeline.step(name), self.pipeline.stage(name), self.pipeline.method(name)
         authors = self.pipeline.authors()
         read = () if step.apart else tuple(stage.needs)
-        again: list[Any] = [dict(step.fields)] if step.fields else []
+        again: list[Any] = []
         if isinstance(step.stage, Again):  # of the step repeated only what it learned: the rest is in this method
             again = [self.pipeline.keys.get(step.stage.step, ""), step.stage.fields]
         return {
@@ -50,6 +50,7 @@ class Keys:
             "version": doer.version,
             "parameters": {key: self._keyed(doer, key, value) for key, value in doer.key_params().items()},
             "again": again,
+            **({"fields": dict(step.fields)} if step.fields else {}),
             "reads": {field: self.key(authors[field]) for field in read if field in authors},
         }
 

@@ -40,7 +40,7 @@ def detections(
 
 def step(record: Record, fields: Sequence[str], classes: Sequence[str], path: Path) -> None:
     """Draw what a step gave for an image, a panel a field; what has no picture of its own is a matrix."""
-    named = [field for field in fields if field not in NO_PICTURE and not field.startswith("det_")]
+    named = [field for field in fields if field.split(".")[0] not in NO_PICTURE and not field.startswith("det_")]
     if "det_boxes" in fields:
         named.append("det_boxes")
     figure, panels = _figure(record, len(named))

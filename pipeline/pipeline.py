@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from dataclasses import field as default
 from typing import Any
 
 from ..stages.nets.jointly import Jointly
@@ -43,7 +42,7 @@ class Again:
         return f"Again({self.step!r}, {', '.join(f'{k}={v!r}' for k, v in self.fields.items())})"
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Step:
     """One step: a name, a stage (or Again), and how the pipeline treats it.
 
@@ -58,11 +57,13 @@ class Step:
     keep: bool = True
     data: Records | None = None
     apart: bool = False
-    fields: Mapping[str, str] = default(default_factory=dict)
+    fields: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.data is not None:
             object.__setattr__(self, "apart", True)
+        if self.fields and isinstance(self.stage, Again):
+            raise ValueError(f"step {self.name!r} is {self.stage.step!r} again: Again takes its fields itself")
 
 
 class Renamed(Stage):
@@ -107,6 +108,10 @@ class Renamed(Stage):
     @property
     def distributed(self) -> bool:  # type: ignore[override]
         return self.stage.distributed
+
+    @property
+    def ranked(self) -> bool:  # type: ignore[override]
+        return self.stage.ranked
 
     def prepare(self) -> None:
         self.stage.prepare()
@@ -172,7 +177,7 @@ class Pipeline:
         outputs: Sequence[str] = DETECTIONS,
     ):
         given = [step if isinstance(step, Step) else Step(*step) for step in steps]
-        own = [s if isinstance(s.stage, Again) else replace(s, stage=s.stage.clone()) for s in given]
+        own = [s if isinstance(s.stage, Again) else dataclasses.replace(s, stage=s.stage.clone()) for s in given]
         self.steps: list[Step] = own
         self.name = name
         self.outputs = tuple(outputs)
@@ -288,13 +293,13 @@ class Pipeline:
                 raise ValueError(f"{key!r} names no parameter: write step__parameter, with a step of {names}")
             stages[step] = stages[step].clone().set_params(**{name: value})  # type: ignore[union-attr]
         if params:
-            self._become([replace(step, stage=stages[step.name]) for step in self.steps])
+            self._become([dataclasses.replace(step, stage=stages[step.name]) for step in self.steps])
         return self
 
     def swap(self, name: str, stage: Stage) -> Pipeline:
         """Put another stage in the place of a step's; ValueError if the steps then cannot work together."""
         self.index(name)  # refused if there is no such step
-        self._become([replace(s, stage=stage.clone()) if s.name == name else s for s in self.steps])
+        self._become([dataclasses.replace(s, stage=stage.clone()) if s.name == name else s for s in self.steps])
         return self
 
     def _become(self, steps: list[Step]) -> None:
@@ -331,6 +336,9 @@ class Pipeline:
             self._check_stage(step.name, stage, seen, given)
             given.update(dict.fromkeys(stage.gives, step.name))
             seen.append(step.name)
+        for step in self.steps:
+            if isinstance(step.stage, Jointly):
+                self._check_wiring(step.name, step.stage)
         self._check_outputs(given)
 
     def _members(self, steps: Iterable[Step]) -> list[str]:
@@ -364,22 +372,50 @@ class Pipeline:
 
     @staticmethod
     def _check_member(member: str, stages: Mapping[str, Stage], joint: Mapping[str, Jointly]) -> None:
-        """ValueError unless a member is a step, and takes its weights from the last that trains it, or one after it."""
+        """ValueError unless a member is a step, and takes its weights from the last that trains it, or one after it.
+
+        Those after it, which leave it as it is, must hold what it became.
+        """
         own = [name for name, stage in joint.items() if member in stage.members]
         if member not in stages:
             raise ValueError(f"step {own[-1]!r} (Jointly) trains {member!r}, which is no step")
+        if not isinstance(stages[member], Member) or "weights" not in stages[member].param_names():
+            return
         last = next((i for i in reversed(range(len(own))) if joint[own[i]].lets_learn(member)), len(own) - 1)
-        weights = stages[member].get_params().get("weights", Ref(own[last]))
-        if isinstance(stages[member], Member) and weights not in [Ref(name) for name in own[last:]]:
+        for i, name in enumerate(own[last + 1 :], last + 1):
+            if joint[name].weights not in [Ref(one) for one in own[last:i]]:
+                raise ValueError(
+                    f"step {name!r} (Jointly) leaves {member!r} as it is, and starts from {joint[name].weights!r}, "
+                    f"not from {own[last]!r}, which trained it"
+                )
+        weights = stages[member].get_params()["weights"]
+        if weights not in [Ref(name) for name in own[last:]]:
             raise ValueError(
                 f"step {member!r} is trained by {own[last]!r} and takes its weights from it, not {weights!r}: "
                 f"what training starts from is {own[last]}__weights"
             )
 
+    def _check_wiring(self, name: str, jointly: Jointly) -> None:
+        """ValueError unless each member reads, at use, what the member before it gave in training."""
+        authors = self.authors()
+        given: dict[str, str] = {}  # field of the stages -> member
+        for member in jointly.members:
+            step = self.step(member)
+            for inner in self.method(member).needs:
+                outer = step.fields.get(inner, inner)
+                if inner in given and inner != "boxes" and authors.get(outer) != given[inner]:
+                    raise ValueError(
+                        f"step {name!r} (Jointly) trains {member!r} on the {inner!r} of {given[inner]!r}; at use it "
+                        f"reads {outer!r} of {authors.get(outer)!r}"
+                    )
+            given |= dict.fromkeys(self.method(member).gives, member)
+
     def _check_stage(self, name: str, stage: Stage, seen: list[str], given: Mapping[str, str]) -> None:
-        kind = type(self.method(name)).__name__
+        kind, own = type(self.method(name)).__name__, self.method(name)
+        if strange := [field for field in self.step(name).fields if field not in {*own.needs, *own.gives, *own.learns}]:
+            raise ValueError(f"step {name!r} ({kind}) renames {strange[0]!r}, which it neither reads nor gives")
         try:
-            self.method(name).validate()
+            own.validate()
         except ValueError as error:
             raise ValueError(f"step {name!r} ({kind}): {error}") from error
         for field in [] if self.step(name).apart else [*stage.needs, *stage.learns]:

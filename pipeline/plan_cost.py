@@ -18,7 +18,7 @@ from ..stages.nets.member import Member
 from ..stages.record import Record, RecordList, Records, field_of
 from ..stages.stage import NoCheckpoint, Ref, Stage
 from . import rates
-from .pipeline import SOURCES, Again, Pipeline, Step
+from .pipeline import SOURCES, Again, Pipeline, Renamed, RenamedRecords, Step
 from .rates import Cost
 from .run import Run
 from .wrap import host, view_on_host
@@ -76,7 +76,8 @@ def by_arithmetic(stage: Stage, inner: Stage, known: Mapping[str, float]) -> Siz
     stored = sixteen = thirty_two = 0.0
     for outer, name in zip(stage.gives, inner.gives):
         what = field_of(outer)
-        values = _product(what.shape, {**known, **_length(inner, name)})
+        own = {"R": inner.get_params()["top"]} if "top" in inner.param_names() and "boxes" in inner.gives else {}
+        values = _product(what.shape, {**known, **own, **_length(inner, name)})
         if values is None:
             return None
         free = what.dtype == "float"  # of any floating type
@@ -123,10 +124,11 @@ def runnable(pipeline: Pipeline) -> Pipeline:
     given = set(SOURCES)
     for step in pipeline:
         stage = pipeline.stage(step.name)
+        doer = pipeline.method(step.name)
         lacking = not step.apart and bool(set(stage.needs) - given)
         idle = (stage.learned and step.name not in pipeline.keys) or lacking
-        idle = idle or (isinstance(stage, Member) and stage.new and bool(_late(stage, pipeline)))
-        idle = idle or any(_late(pipeline.stage(one), pipeline) for one in getattr(stage, "members", ()))
+        idle = idle or (isinstance(doer, Member) and doer.new and bool(_late(doer, pipeline)))
+        idle = idle or any(_late(pipeline.method(one), pipeline) for one in getattr(doer, "members", ()))
         again = isinstance(step.stage, Again) and step.stage.step not in [done.name for done in steps]
         if not idle and not again:
             given |= set(stage.gives)
@@ -178,12 +180,17 @@ def try_rounds(pipeline: Pipeline, data: Records, n: int, device: str | None) ->
         stage = step.stage
         if not isinstance(stage, Stage) or not stage.rounds or step.name in pipeline.keys:
             continue
-        own = data if step.data is None else step.data
-        needed = [] if step.apart else part.needed([f for f in (*stage.needs, *stage.learns) if f not in SOURCES])
+        own, outer = data if step.data is None else step.data, pipeline.stage(step.name)
+        asked = [] if step.apart else [name for name in (*outer.needs, *outer.learns) if name not in SOURCES]
+        if set(asked) - set(part.authors()):
+            continue  # of what another fit gives first, nothing can be tried
+        needed = part.needed(asked)
         fields = [name for before in needed for name in part.stage(before).gives]
         some = [own[i] for i in np.linspace(0, len(own) - 1, min(n, len(own))).astype(int).tolist()]
         made = [view_on_host(run.one(one, fields)) if fields else one for one in some]
-        records = RecordList(made, own.classes)
+        records: Records = RecordList(made, own.classes)
+        if isinstance(outer, Renamed):
+            records = RenamedRecords(records, outer)
         trial = _unbound(stage, pipeline).set_params(**{stage.rounds: ROUNDS})
         for param, ref in trial.refs().items():
             known = pipeline.stage(ref.step)

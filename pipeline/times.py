@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from statistics import median
 from typing import Any, NamedTuple
@@ -28,16 +28,18 @@ def times(pipelines: Mapping[str, Pipeline], records: Sequence[Record], device: 
     """For each pipeline, by name: seconds an image, medians over images.
 
     "steps": of each step; "total": of an image in the profile; "rest": what of it no step accounts for;
-    "without_proposals": the total but for the step of that name; "speedup": of that over the first pipeline's, image by
+    "without_proposals": the total but for the part of that name; "speedup": of that over the first pipeline's, image by
     image; "throughput": of an image end to end. "multiply_adds": of convolutions and matrix products by torch, by step;
     "nets": seconds of the steps that have any; "promised", "faster" and "kept": how many times fewer multiply-adds than
     the first pipeline's, how many times as fast, and the share of these, image by image. "parts": of the steps of each
-    kind (`part_of`). ValueError without images.
+    kind (`kinds_of`). ValueError without images.
     """
     if not records:
         raise ValueError("no images to time")
     runs = {name: Run(one, cache=None, device=device, jobs=1, progress=False) for name, one in pipelines.items()}
     found: dict[str, list[Taken]] = {name: [] for name in runs}
+    kinds = {name: kinds_of(one) for name, one in pipelines.items()}
+    proposing = {name: [step for step, kind in one.items() if kind == "proposal"] for name, one in kinds.items()}
     for i, record in enumerate(records):
         order = list(runs)[i % len(runs) :] + list(runs)[: i % len(runs)]  # none is always the first
         for name in order:
@@ -49,13 +51,12 @@ def times(pipelines: Mapping[str, Pipeline], records: Sequence[Record], device: 
                 whole, profile = _whole(runs[name], record), _profiled(runs[name], record)
             else:
                 profile, whole = _profiled(runs[name], record), _whole(runs[name], record)
-            found[name].append(Taken(*profile, whole, counted))
+            found[name].append(Taken(*profile, whole, counted, proposing[name]))
     base = next(iter(found.values()))
-    kinds = {name: part_of(one) for name, one in pipelines.items()}
     return {name: {**_medians(rows, base), "parts": _parts(rows, kinds[name])} for name, rows in found.items()}
 
 
-def part_of(pipeline: Pipeline) -> dict[str, str]:
+def kinds_of(pipeline: Pipeline) -> dict[str, str]:
     """Of each step of detection its part: conv, proposal or region-wise (Faster R-CNN, table 5).
 
     A map that serves the proposals alone is theirs; one that both share is conv.
@@ -87,6 +88,7 @@ class Taken(NamedTuple):
     total: float
     whole: float
     counted: dict[str, int]  # multiply-adds by step, where there are any
+    proposing: Collection[str] = (PROPOSALS,)  # the steps that are left out where proposals are
 
     @property
     def nets(self) -> float:
@@ -95,8 +97,8 @@ class Taken(NamedTuple):
 
     @property
     def regions(self) -> float:
-        """Without the step that proposes."""
-        return self.total - self.steps.get(PROPOSALS, 0.0)
+        """Without the steps that propose."""
+        return self.total - sum(self.steps.get(name, 0.0) for name in self.proposing)
 
 
 def environment(device: str) -> dict[str, Any]:

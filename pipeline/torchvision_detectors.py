@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from ..cache import files
 from ..cache.keys import digest_state
 from ..errors import UserError
 from ..stages.classifiers.softmax_head import SoftmaxHead
@@ -14,6 +15,7 @@ from ..stages.features.new_fc import NewFCLayers
 from ..stages.features.roi_align import RoIAlign
 from ..stages.nets.backbones import IMAGENET
 from ..stages.nets.jointly import Jointly
+from ..stages.nets.maps import level_names
 from ..stages.proposals.rpn import RPN
 from ..stages.stage import Ref
 from ..stages.suppression.nms import PerClassNMS
@@ -40,6 +42,8 @@ EPS = 1e-5  # of our batch norms
 
 def detector_of(name: str, weights: str) -> Any:
     """A detector of torchvision with weights: a name of its own (downloaded by it), or a file of its state.
+
+    Of a name, torchvision sets the eps of batch norms to what those weights were learned with; of a file it is 1e-5.
 
     name: as torchvision's.
     UserError if there is no such detector, or the file is not of it.
@@ -79,10 +83,9 @@ def imported(model: Any, backbone: str = "resnet50", classes: Sequence[str] = ()
     """
     heads, rpn = model.roi_heads, model.rpn
     labels = len(heads.box_predictor.cls_score.bias) - 1
-    names, numbers = class_names(labels, classes)
+    told = class_names(labels, classes)
     _check(model)
-    pooler = heads.box_roi_pool
-    levels = [f"map.p{2 + i}" for i in range(len(pooler.featmap_names))]
+    pooler, levels = heads.box_roi_pool, level_names(2, 1 + len(heads.box_roi_pool.featmap_names))
     sizes = rpn.anchor_generator.sizes
     one: dict[str, Any] = {"weights": TRAINED, "precision": "float32"}
     steps = [
@@ -92,29 +95,38 @@ def imported(model: Any, backbone: str = "resnet50", classes: Sequence[str] = ()
         Step("map", FPN(backbone, size=int(model.transform.min_size[-1]), longest=int(model.transform.max_size),
                         highest=1 + len(sizes), channels=model.backbone.out_channels, **one), keep=False),
         Step("proposals", RPN(
-            maps=tuple(f"map.p{2 + i}" for i in range(len(sizes))), sides=tuple(float(side) for (side,) in sizes),
-            ratios=tuple(map(float, rpn.anchor_generator.aspect_ratios[0])), side_a_map=True, anchors="torchvision",
+            maps=level_names(2, 1 + len(sizes)), sides=tuple(float(side) for (side,) in sizes),
+            ratios=tuple(map(float, rpn.anchor_generator.aspect_ratios[0])), side_per_map=True,
+            anchor_style="torchvision",
             width=rpn.head.cls_logits.in_channels, score="sigmoid", cross_border=True, balance=1.0,
-            normalise="sampled", beta=1 / 9, before=rpn._pre_nms_top_n["testing"], top=rpn._post_nms_top_n["testing"],
-            train_before=rpn._pre_nms_top_n["training"], train_top=rpn._post_nms_top_n["training"],
-            nms=rpn.nms_thresh, min_side=rpn.min_size, **one)),
-        Step("features", RoIAlign(pooler.output_size[0], tuple(levels), pooler.sampling_ratio, aligned=False),
+            normalise="sampled", beta=1 / 9, pre_nms=rpn._pre_nms_top_n["testing"], top=rpn._post_nms_top_n["testing"],
+            train_pre_nms=rpn._pre_nms_top_n["training"], train_top=rpn._post_nms_top_n["training"],
+            nms=rpn.nms_thresh, min_side=rpn.min_size, train_nms=rpn.nms_thresh, train_min_side=rpn.min_size, **one)),
+        Step("features", RoIAlign(pooler.output_size[0], levels, pooler.sampling_ratio, aligned=False),
              keep=False),
         Step("fc", NewFCLayers(widths=(heads.box_head.fc6.out_features, heads.box_head.fc7.out_features), **one),
              keep=False),
-        Step("head", SoftmaxHead(layer="fc", beta=1 / 9, **one)),
+        Step("head", SoftmaxHead(layer="fc", beta=1 / 9, kept=told.labels, **one)),
         Step("suppression", PerClassNMS(heads.nms_thresh, heads.score_thresh, None, heads.detections_per_img)),
     ]  # fmt: skip
     pipeline = Pipeline(steps, name="faster")
     state = {f"net_.{name}": value for name, value in ours(model).items()}
     pipeline.stage("training").load_state(state)
-    pipeline.classes, pipeline.category_ids = names, numbers
+    pipeline.classes, pipeline.category_ids = told.names, told.numbers
     pipeline.keys = {"training": digest_state(on_host(state))}
     return pipeline
 
 
-def class_names(count: int, given: Sequence[str]) -> tuple[tuple[str, ...], tuple[int, ...]]:
-    """Names of `count` labels and their COCO numbers; those given, else COCO's if there are as many as it has.
+class Classes(NamedTuple):
+    """What a detector tells: names, their numbers in COCO, and which of its labels they are; none: all."""
+
+    names: tuple[str, ...]
+    numbers: tuple[int, ...] = ()
+    labels: tuple[int, ...] = ()
+
+
+def class_names(count: int, given: Sequence[str]) -> Classes:
+    """The classes of a detector of `count` labels: those given, else COCO's if there are as many as it has.
 
     COCO has 90 numbers, of which 80 are of a class.
     """
@@ -123,11 +135,10 @@ def class_names(count: int, given: Sequence[str]) -> tuple[tuple[str, ...], tupl
     known = FasterRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"][1:]
     if given and len(given) != count:
         raise UserError(f"{len(given)} classes are named, and the weights are of {count}")
-    if given:
-        return tuple(given), ()
-    if count == len(known):
-        return tuple(f"N/A {i}" if one == "N/A" else one for i, one in enumerate(known, 1)), tuple(range(1, count + 1))
-    return tuple(f"class {i}" for i in range(1, count + 1)), ()
+    if given or count != len(known):
+        return Classes(tuple(given) or tuple(f"class {i}" for i in range(1, count + 1)))
+    labels = tuple(i for i, name in enumerate(known, 1) if name != "N/A")
+    return Classes(tuple(known[i - 1] for i in labels), labels, labels)
 
 
 def ours(model: Any) -> dict[str, Any]:
@@ -139,9 +150,12 @@ def ours(model: Any) -> dict[str, Any]:
     for mine, its in NAMES.items():
         found |= {mine + name.removeprefix(its): value for name, value in state.items() if name.startswith(its)}
     for name, part in model.backbone.body.named_modules():
-        if hasattr(part, "running_var"):  # ours add EPS
-            found[f"map.body.trunk.{name}.running_var"] = part.running_var + (part.eps - EPS)
-            found[f"map.body.trunk.{name}.num_batches_tracked"] = torch.tensor(0)
+        if hasattr(part, "running_var"):
+            own = f"map.body.trunk.{name}"
+            found[f"{own}.num_batches_tracked"] = torch.tensor(0)
+            if part.eps != EPS:  # that of its published weights is 0; what is divided by goes into the weights
+                found[f"{own}.weight"] = part.weight * (part.running_var + part.eps).rsqrt()
+                found[f"{own}.running_var"] = torch.full_like(part.running_var, 1 - EPS)
     for kind in ("weight", "bias"):
         found[f"head.deltas.{kind}"] = found[f"head.deltas.{kind}"][4:]  # the first four are the background's
     weights = torch.tensor(model.roi_heads.box_coder.weights)
@@ -159,7 +173,8 @@ def exported(pipeline: Pipeline) -> tuple[dict[str, Any], dict[str, Any]]:
     _refuse_others(pipeline)
     maps, rpn, nms = pipeline["map"], pipeline["proposals"], pipeline["suppression"]
     state = {name.removeprefix("net_."): torch.as_tensor(value)
-             for name, value in pipeline["training"].state().items() if name.startswith("net_.")}  # fmt: skip
+             for name, value in pipeline[pipeline["head"].weights.step].state().items()
+             if name.startswith("net_.")}  # fmt: skip
     std, mean = state["head.std"], state["head.mean"]
     weight, bias = state["head.deltas.weight"].unflatten(0, (-1, 4)), state["head.deltas.bias"].unflatten(0, (-1, 4))
     by = std * torch.tensor([10.0, 10.0, 5.0, 5.0])  # theirs are divided by that
@@ -172,8 +187,8 @@ def exported(pipeline: Pipeline) -> tuple[dict[str, Any], dict[str, Any]]:
     for mine, its in NAMES.items():
         found |= {its + name.removeprefix(mine): value for name, value in state.items() if name.startswith(mine)}
     arguments = {
-        "num_classes": len(pipeline.classes) + 1, "min_size": maps.size, "max_size": maps.longest,
-        "rpn_pre_nms_top_n_test": rpn.before, "rpn_post_nms_top_n_test": rpn.top, "rpn_nms_thresh": rpn.nms,
+        "num_classes": len(state["head.scores.bias"]), "min_size": maps.size, "max_size": maps.longest,
+        "rpn_pre_nms_top_n_test": rpn.pre_nms, "rpn_post_nms_top_n_test": rpn.top, "rpn_nms_thresh": rpn.nms,
         "box_score_thresh": nms.min_score or 0.0, "box_nms_thresh": nms.threshold,
         "box_detections_per_img": nms.top_per_image,
     }  # fmt: skip
@@ -181,16 +196,17 @@ def exported(pipeline: Pipeline) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def write(state: Mapping[str, Any], path: Path) -> None:
-    """Write a state as torchvision's users read it. UserError if the file is of another kind, or cannot be written."""
+    """Write a state as torchvision's users read it, whole or not at all. UserError if the file is of another kind."""
     import torch
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     if path.suffix not in (".pth", ".pt", ".safetensors"):
         raise UserError(f"{path} is no .pth, .pt or .safetensors file")
-    try:
-        save_file(dict(state), path) if path.suffix == ".safetensors" else torch.save(dict(state), path)
-    except (OSError, RuntimeError) as error:
-        raise UserError(f"{path} cannot be written: {error}") from error
+    with files.renamed(path) as part:
+        if path.suffix == ".safetensors":
+            part.write_bytes(save(dict(state)))
+        else:
+            torch.save(dict(state), part)
 
 
 def _refuse_others(pipeline: Pipeline) -> None:
@@ -203,7 +219,10 @@ def _refuse_others(pipeline: Pipeline) -> None:
             raise UserError(f"torchvision's detector has {kind.__name__} for {name}; {pipeline.name} has not")
     for step, param, value in (
         ("map", "backbone", "resnet50"), ("map", "lowest", 2), ("map", "highest", 6), ("map", "channels", 256),
-        ("proposals", "anchors", "torchvision"), ("proposals", "score", "sigmoid"), ("proposals", "side_a_map", True),
+        ("proposals", "anchor_style", "torchvision"), ("proposals", "score", "sigmoid"),
+        ("proposals", "side_per_map", True), ("proposals", "maps", level_names(2, 6)), ("proposals", "classify", True),
+        ("proposals", "regress", True), ("proposals", "min_side", 1e-3), ("features", "maps", level_names(2, 5)),
+        ("suppression", "deltas", True),
         ("proposals", "sides", (32.0, 64.0, 128.0, 256.0, 512.0)), ("proposals", "ratios", (0.5, 1.0, 2.0)),
         ("features", "aligned", False), ("features", "sampling", 2), ("features", "grid", 7),
         ("fc", "widths", (1024, 1024)), ("fc", "svd", ()), ("head", "outputs", ("scores", "deltas")),
@@ -212,6 +231,8 @@ def _refuse_others(pipeline: Pipeline) -> None:
         given = pipeline[step].get_params()[param]
         if (tuple(given) if isinstance(value, tuple) else given) != value:
             raise UserError(f"torchvision's detector has {value!r} for {step}__{param}; here it is {given!r}")
+    if pipeline["proposals"].nms is None:
+        raise UserError("torchvision's detector suppresses proposals; here proposals__nms is None")
 
 
 def _check(model: Any) -> None:

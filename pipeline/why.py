@@ -97,6 +97,7 @@ def _own(a: About, b: About) -> list[str]:
         if x != y and not (_state(x) and _state(y)):
             told.append(_change(name, x, y))
     fields = (a.get("again") or ["", {}])[1], (b.get("again") or ["", {}])[1]
+    fields = ({**fields[0], **a.get("fields", {})}, {**fields[1], **b.get("fields", {})})
     return told + ([_change("fields", *fields)] if fields[0] != fields[1] else [])
 
 

@@ -10,9 +10,8 @@ from typing import Any
 
 import numpy as np
 
-LARGEST = math.log(
-    1000 / 16
-)  # of dw and dh: beyond, a net's error would overflow (Detectron's and torchvision's bound)
+# Of dw and dh: beyond, a net's error would overflow. Detectron's and torchvision's bound
+LARGEST_GROWTH = math.log(1000 / 16)
 
 
 def overlap(a: Any, b: Any) -> Any:

@@ -42,7 +42,7 @@ FIELDS: dict[str, Field] = {
     "regions.merges": Field("int32", "M 3", "", "of trees over segments: which tree, and the two nodes that merge"),
     "regions.nodes": Field("int32", "R 3", "", "of each proposal: which map, which tree, which node"),
     "map": Field("float", "C h w", "", "convolutional map of the whole image"),
-    "map.*": Field("float", "C h w", "", "one level of a feature pyramid"),
+    "map.*": Field("float", "C h w", "", "that of one of several sizes of the image, or a level of a feature pyramid"),
     "map_scales": Field("float32", "S 2", "cells a pixel", "columns and rows of each map to a pixel of the image"),
     "map_offset": Field("float32", "2", "cells", "from the corner of the image to the centre of a map's first cell"),
     "image_scales": Field("float32", "S", "", "pixels that a net saw to a pixel of the image, for each map"),
@@ -58,10 +58,10 @@ FIELDS: dict[str, Field] = {
 def field_of(name: str) -> Field:
     """The entry of FIELDS that describes a field. KeyError if none does.
 
-    That of `features.fc7` is `features.*`; that of `boxes.all`, other boxes beside `boxes`, is theirs.
+    That of `features.fc7` is `features.*`; that of `boxes.all`, other ones beside `boxes`, is theirs.
     """
-    first = name.partition(".")[0]
-    for known in (name, f"{first}.*", first):
+    first, dot, _ = name.partition(".")
+    for known in (name, f"{first}.*", first) if dot else (name,):
         if known in FIELDS:
             return FIELDS[known]
     raise KeyError(f"no field is named {name!r}; stages/record.py lists them")
@@ -191,9 +191,10 @@ class Record(Mapping[str, Any]):
 
 
 def scope(name: str, letter: str) -> str:
-    """What a shape letter counts: R of `boxes.all` is not that of `boxes`."""
-    first, _, other = name.partition(".")
-    return f"{letter}.{other}" if other and name not in FIELDS and f"{first}.*" not in FIELDS else letter
+    """What a shape letter counts: R of `boxes.all` and of `features.pool5.all` is not that of `boxes`."""
+    first, *own = name.split(".")
+    family = f"{first}.*" in FIELDS  # the second part of whose names is their own
+    return f"{letter}.{own[-1]}" if len(own) > family and name not in FIELDS else letter
 
 
 def check_field(name: str, value: Any, known: dict[str, int], where: str) -> None:

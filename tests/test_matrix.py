@@ -130,7 +130,7 @@ def rpn_of(choice: Choice, maps: Any) -> tuple[tuple[str, ...], list[Step]]:
     """A network that proposes: a member on the shared map, or one on a map of its own where none is shared."""
     plain: dict[str, Any] = {"sides": (16, 32, 64), "width": 8, "min_side": 4.0, "top": 30, "train_top": 30}
     if choice["training"] == "jointly" and choice["maps"] == "levels":
-        sides = {"sides": (8, 16, 32, 64, 128), "side_a_map": True}
+        sides = {"sides": (8, 16, 32, 64, 128), "side_per_map": True}
         return ("proposals",), [Step("proposals", RPN(Ref("training"), maps=maps.maps(), **{**plain, **sides}))]
     if choice["training"] == "jointly" and choice["maps"] == "one":
         return ("proposals",), [Step("proposals", RPN(Ref("training"), **plain))]

@@ -11,7 +11,7 @@ from ...stages.stage import Ref
 from ..pipeline import Pipeline, Step
 from .heads import head_on, head_outputs, suppression
 from .pretraining import pretraining
-from .shared_map import ALL, FIRST, OF_DETECTION, OF_PROPOSALS, SharedMap
+from .shared_map import ALL, FIRST, OF_DETECTION, OF_PROPOSALS, SharedMap, first_map
 
 
 def faster_4step(
@@ -38,21 +38,28 @@ def faster_4step(
     before, weights = pretraining(backbone, weights, pretrain)
     first, second, last = Ref("first_training"), Ref("detector_training"), Ref("training")
     one = SharedMap(backbone, weights is not None, scale=scale, longest=longest, fc=fc)
-    rpn = one.rpn(first, 2000, sides, ratios).set_params(before=12_000)
+    rpn = one.rpn(first, 2000, sides, ratios).set_params(pre_nms=12_000)
     above, layer = one.above(last, keep=False)
     behind = (*(step.name for step in above), "head")
-    own = {name: f"{name}.first" for name in one.map(first).gives}
     return Pipeline(
         [
             *before,
             Step("first_training", Jointly(("first_map", "first_proposals"), weights, **OF_PROPOSALS)),
-            Step("first_map", one.map(first), keep=False, fields=own),
-            Step("first_proposals", rpn, fields={**own, **FIRST}),
-            Step("detector_training", Jointly(("map", "features", *behind), weights, **OF_DETECTION), fields=FIRST),
+            Step("first_map", one.map(first), keep=False, fields=first_map(one.map(first))),
+            Step("first_proposals", rpn, fields={**first_map(rpn), **FIRST}),
+            Step(
+                "detector_training",
+                Jointly(("map", "features", *behind), weights, **OF_DETECTION),
+                fields={"boxes": "boxes.first"},
+            ),
             Step("map", one.map(second), keep=False),
             Step("rpn_training", Jointly(("map", "proposals"), second, only=("proposals",), **OF_PROPOSALS)),
             Step("proposals", rpn.clone().set_params(weights=Ref("rpn_training")), fields=ALL),
-            Step("training", Jointly(("map", "features", *behind), second, only=behind, **OF_DETECTION), fields=ALL),
+            Step(
+                "training",
+                Jointly(("map", "features", *behind), second, only=behind, **OF_DETECTION),
+                fields={"boxes": "boxes.all"},
+            ),
             Step("best", Best(proposals)),
             Step("features", one.pooler(), keep=False),
             *above,

@@ -12,7 +12,7 @@ from ...stages.stage import Ref
 from ..pipeline import Pipeline, Step
 from .heads import head_on, head_outputs, suppression
 from .pretraining import pretraining
-from .shared_map import ALL, OF_DETECTION, OF_PROPOSALS, SharedMap
+from .shared_map import ALL, OF_DETECTION, OF_PROPOSALS, SharedMap, first_map
 
 
 def faster_unshared(
@@ -41,22 +41,22 @@ def faster_unshared(
     one = SharedMap(backbone, weights is not None, scale=scale, longest=longest, fc=fc)
     above, layer = one.above(last, keep=False)
     members = ("map", "features", *(step.name for step in above), "head")
-    own = {name: f"{name}.first" for name in one.map(first).gives}
+    rpn = one.rpn(first, proposals, sides, ratios)
     if search:
         proposing = [
             Step("search", SelectiveSearch(top=2000), fields=ALL),
-            Step("proposals", one.rpn(first, proposals, sides, ratios), fields=own),
+            Step("proposals", rpn, fields=first_map(rpn)),
         ]
     else:
-        rpn = one.rpn(first, 2000, sides, ratios).set_params(before=12_000)
-        proposing = [Step("proposals", rpn, fields={**own, **ALL}), Step("best", Best(proposals))]
+        more = rpn.set_params(top=2000, pre_nms=12_000)
+        proposing = [Step("proposals", more, fields={**first_map(rpn), **ALL}), Step("best", Best(proposals))]
     return Pipeline(
         [
             *before,
             Step("first_training", Jointly(("first_map", "proposals"), weights, **OF_PROPOSALS)),
-            Step("first_map", one.map(first), keep=False, fields=own),
+            Step("first_map", one.map(first), keep=False, fields=first_map(one.map(first))),
             *proposing,
-            Step("training", Jointly(members, weights, **OF_DETECTION), fields=ALL),
+            Step("training", Jointly(members, weights, **OF_DETECTION), fields={"boxes": "boxes.all"}),
             Step("map", one.map(last), keep=False),
             Step("features", one.pooler(), keep=False),
             *above,

@@ -12,14 +12,15 @@ from ...stages.features.pooling import Pooler
 from ...stages.features.roi_align import RoIAlign
 from ...stages.features.roi_pool import RoIPool
 from ...stages.nets.backbones import check, early_parts, grid_of, layers_of
+from ...stages.nets.maps import level_names
 from ...stages.nets.member import Member
 from ...stages.proposals.rpn import RPN
-from ...stages.stage import Ref
+from ...stages.stage import Ref, Stage
 from ..pipeline import Step
 from .heads import fully_connected
 
 C4 = ("resnet", "resnext", "wide_resnet")  # nets whose conv5 goes over regions (ResNet, appendix A)
-LEVELS = tuple(f"map.p{level}" for level in range(2, 7))
+LEVELS = level_names(2, 6)
 PYRAMID = (32.0, 64.0, 128.0, 256.0, 512.0)  # sides of anchors on P2 to P6 (FPN, section 4.1)
 # Boxes beside those that detection uses: all that were proposed, and those of the first net of several
 ALL = {"boxes": "boxes.all", "objectness": "objectness.all"}
@@ -27,6 +28,12 @@ FIRST = {"boxes": "boxes.first", "objectness": "objectness.first"}
 # The parameters of Jointly that the authors' code has for each of the two nets alone
 OF_PROPOSALS: dict[str, Any] = {"images": 1, "steps": 80_000, "drop_every": 60_000}
 OF_DETECTION: dict[str, Any] = {"background_iou": (0.0, 0.5), "steps": 40_000, "drop_every": 30_000}
+
+
+def first_map(stage: Stage) -> dict[str, str]:
+    """The fields of a stage that are of the first net's map, as a step on it has them."""
+    own = [name for name in (*stage.needs, *stage.gives) if name.startswith(("map", "image_scales"))]
+    return {name: f"{name}.first" for name in own}
 
 
 class SharedMap:
@@ -47,7 +54,8 @@ class SharedMap:
     ):
         check(backbone)
         self.backbone, self.fpn, self.fc = backbone, fpn, tuple(fc)
-        self.scale, self.longest = scale or (800 if fpn else 600), longest or (1333 if fpn else 1000)
+        self.scale = (800 if fpn else 600) if scale is None else scale
+        self.longest = (1333 if fpn else 1000) if longest is None else longest
         self.c4 = backbone.startswith(C4) and not fpn
         stem = ("conv1", "bn1", "layer1") if backbone.startswith(C4) else early_parts(backbone)  # conv1 and conv2_x
         self.frozen = stem if pretrained else ()
@@ -68,11 +76,13 @@ class SharedMap:
     def rpn(self, weights: Ref, top: int | None, sides: Sequence[float] | None, ratios: Sequence[float]) -> RPN:
         """The paper's on one map; on a pyramid as later code has it."""
         if not self.fpn:
-            own = tuple(sides or (128.0, 256.0, 512.0))
-            return RPN(weights, sides=own, ratios=tuple(ratios), top=top or 300)
-        return RPN(weights, maps=LEVELS, sides=tuple(sides or PYRAMID), ratios=tuple(ratios), side_a_map=True,
-                   width=256, score="sigmoid", cross_border=True, balance=1.0, normalise="sampled", beta=1 / 9,
-                   before=1000, top=top or 1000, train_before=2000, min_side=0.0)  # fmt: skip
+            own = (128.0, 256.0, 512.0) if sides is None else tuple(sides)
+            return RPN(weights, sides=own, ratios=tuple(ratios), top=300 if top is None else top)
+        levels = PYRAMID if sides is None else tuple(sides)
+        return RPN(weights, maps=LEVELS, sides=levels, ratios=tuple(ratios), side_per_map=True, width=256,
+                   score="sigmoid", cross_border=True, balance=1.0, normalise="sampled", beta=1 / 9, pre_nms=1000,
+                   top=1000 if top is None else top, train_pre_nms=2000, min_side=1e-3,
+                   train_min_side=1e-3)  # fmt: skip
 
     def pooler(self) -> Pooler:
         if self.fpn:

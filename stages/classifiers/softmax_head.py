@@ -21,6 +21,7 @@ class SoftmaxHead(Member):
     balance: lambda, the weight of the box loss beside the class loss; 1 (section 2.3).
     beta: where smooth L1 turns linear; 1 (section 2.3). Torchvision has 1/9.
     norm: mean L2 norm that features are scaled to; None leaves them as they are.
+    kept: of labels 1..K those that are given, as 1, 2 and so on; none: all. (COCO's 90 numbers are 80 classes.)
     outputs: of scores and deltas those that are used; none where it serves training alone (SPPnet's fine-tuning).
     precision: "float32", "bfloat16", or "auto".
     device: "auto", "cpu", "cuda" or "cuda:N". random_state: of the initial weights.
@@ -33,16 +34,18 @@ class SoftmaxHead(Member):
     speed: ClassVar[tuple[str, ...]] = ("device",)
     losses: ClassVar[tuple[str, ...]] = ("class", "box")
     new: ClassVar[bool] = True
-    at_use: ClassVar[tuple[str, ...]] = ("precision", "outputs")
+    at_use: ClassVar[tuple[str, ...]] = ("precision", "outputs", "kept")
 
     def __init__(self, weights: Ref | None = None, layer: str = "fc7", balance: float = 1.0,
-                 beta: float = 1.0, norm: float | None = None, outputs: Sequence[str] = ("scores", "deltas"),
+                 beta: float = 1.0, norm: float | None = None, kept: Sequence[int] = (),
+                 outputs: Sequence[str] = ("scores", "deltas"),
                  precision: str = "float32", device: str = "auto", random_state: int = 0):  # fmt: skip
         self.weights = weights
         self.layer = layer
         self.balance = balance
         self.beta = beta
         self.norm = norm
+        self.kept = kept
         self.outputs = outputs
         self.precision = precision
         self.device = device
@@ -62,6 +65,8 @@ class SoftmaxHead(Member):
     def validate(self) -> None:
         if strange := [name for name in self.outputs if name not in ("scores", "deltas")]:
             raise ValueError(f"outputs has {strange[0]!r}; it holds scores, deltas, both or none")
+        if self.kept and min(self.kept) < 1:
+            raise ValueError(f"kept is {list(self.kept)}; it holds labels, which begin with 1")
         if self.balance < 0:
             raise ValueError(f"balance is {self.balance}; it is at least 0")
         if not self.beta > 0:
@@ -98,8 +103,9 @@ class SoftmaxHead(Member):
         there = labels > 0
         mine = deltas[there, labels[there] - 1]
         wanted = (targets[there] - net.mean) / net.std
-        box = F.smooth_l1_loss(mine, wanted, beta=self.beta, reduction="sum") / len(labels)
-        return {"class": F.cross_entropy(logits, labels), "box": self.balance * box}, {}
+        over = max(len(labels), 1)  # an image may have no RoI: all of it a crowd, say
+        box = F.smooth_l1_loss(mine, wanted, beta=self.beta, reduction="sum") / over
+        return {"class": F.cross_entropy(logits, labels, reduction="sum") / over, "box": self.balance * box}, {}
 
     def __call__(self, records: Sequence[Record]) -> list[dict[str, Any]]:
         if self.weights is None:
@@ -113,7 +119,11 @@ class SoftmaxHead(Member):
         device = net.scale.device
         with torch.no_grad():
             logits, deltas = net(torch.as_tensor(features).to(device))
-        found = {"scores": logits.softmax(1)[:, 1:], "deltas": deltas * net.std.float() + net.mean.float()}
+        scores, deltas = logits.softmax(1)[:, 1:], deltas * net.std.float() + net.mean.float()
+        if self.kept:
+            mine = [label - 1 for label in self.kept]
+            scores, deltas = scores[:, mine], deltas[:, mine]
+        found = {"scores": scores, "deltas": deltas}
         return {name: found[name] for name in self.outputs}
 
     def _made(self, state: Any) -> Any:

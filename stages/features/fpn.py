@@ -9,6 +9,7 @@ import numpy as np
 
 from ..nets.crops import normalised
 from ..nets.frozen import built
+from ..nets.maps import level_names
 from ..nets.member import Member
 from ..nets.precision import PRECISIONS, precision_of
 from ..record import Record
@@ -65,7 +66,7 @@ class FPN(Member):
 
     def maps(self) -> tuple[str, ...]:
         """The fields of the levels, the finest first."""
-        return tuple(f"map.p{level}" for level in range(self.lowest, self.highest + 1))
+        return level_names(self.lowest, self.highest)
 
     def key_params(self) -> dict[str, Any]:
         from ..nets.backbones import weights_key
@@ -104,13 +105,13 @@ class FPN(Member):
     def loss(self, net: Any, fields: Mapping[str, Any], generator: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         import torch
 
-        return {}, self._levels(net, fields["image"], net.fpn.layer_blocks[0][0].weight.device, torch.float32)
+        return {}, self._levels(net, fields["image"], next(net.fpn.parameters()).device, torch.float32)
 
     def __call__(self, records: Sequence[Record]) -> list[dict[str, Any]]:
         import torch
 
         net = built(self, self._load)
-        param = net.fpn.layer_blocks[0][0].weight
+        param = next(net.fpn.parameters())
         with torch.no_grad():
             return [self._levels(net, record["image"], param.device, param.dtype) for record in records]
 

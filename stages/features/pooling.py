@@ -10,7 +10,7 @@ import numpy as np
 from ...errors import UserError
 from ..nets.bins import ready
 from ..nets.frozen import all_finite
-from ..nets.maps import check_maps, levels_of, nearest_scale, pyramid_level
+from ..nets.maps import check_maps, levels_of, nearest_scale, pyramid_level, strides_of
 from ..nets.member import Member
 from ..record import Record
 
@@ -26,13 +26,13 @@ class Pooler(Member):
 
     gives = ("features.pool5",)
     places: ClassVar[tuple[str, ...]] = ("map_scales",)
-    at_use: ClassVar[tuple[str, ...]] = ("maps", "storage")
+    at_use: ClassVar[tuple[str, ...]] = ("storage",)
     maps: Sequence[str]
     storage: str
 
     @property
     def needs(self) -> tuple[str, ...]:  # type: ignore[override]
-        more = ("image_scales",) if len(self.maps) > 1 else ()
+        more = ("image_scales",) if len(self.maps) > 1 or levels_of(self.maps) else ()
         return ("boxes", *self.places, *more, *self.maps)
 
     def prepare(self) -> None:
@@ -74,19 +74,17 @@ class Pooler(Member):
 
         UserError, beginning with `where`, if there are other maps than are read.
         """
-        scales = np.asarray(fields["map_scales"])
+        scales = np.asarray(fields["map_scales"])  # S 2
         if levels := levels_of(maps):
-            strides = np.rint(np.asarray(fields["image_scales"]) / np.sqrt(scales.astype(np.float64).prod(1))).tolist()
-            rows = [strides.index(2**level) for level in levels]
+            scales = scales[:1] * strides_of(scales, fields["image_scales"])[0] / 2.0 ** np.array(levels)[:, None]
             own = pyramid_level(boxes, fields["image_scales"][0], levels[0], levels[-1]) - levels[0]
         elif len(maps) != len(scales):
             raise UserError(f"{where}there are {len(scales)} maps, and {len(maps)} are to be read")
         else:
-            rows = list(range(len(maps)))
             own = nearest_scale(boxes, fields["image_scales"]) if len(maps) > 1 else np.zeros(len(boxes), np.int64)
         for i, name in enumerate(maps):
             mine = np.flatnonzero(own == i)
-            yield name, mine, self._cells(boxes[mine], scales[rows[i]], fields)
+            yield name, mine, self._cells(boxes[mine], scales[i].astype(np.float32), fields)
 
     def _cells(self, boxes: Any, scale: Any, fields: Mapping[str, Any]) -> Any:
         """Boxes (n 4, pixels) in cells of a map with so many cells a pixel (2); fields: those of `places`."""

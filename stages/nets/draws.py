@@ -10,14 +10,14 @@ import numpy as np
 
 from ...errors import UserError
 from ..boxes import encode
-from ..record import Records
+from ..record import Lazy, Records
 from ..sample import training_rows
 from .images import remembered
 from .rois import RoIs, RoISummary, drawable, drawn_count, label_rois, mirror, sample, target_statistics
 
 TRUTH = ("truth_boxes", "truth_labels", "truth_difficult", "truth_crowd")
 HELD = 4096  # images whose RoIs are in memory: half a GB at 2000 boxes each
-# Of boxes that a net proposes as it learns nothing is known before: what the authors of Faster R-CNN divide by
+# Targets of boxes that are proposed in training cannot be measured before: mean and deviation of the authors' code
 PROPOSED = {"target_mean": np.zeros(4, np.float32), "target_std": np.array([0.1, 0.1, 0.2, 0.2], np.float32)}
 
 
@@ -46,7 +46,8 @@ class Draws:
         self.summaries = [self._summary(i) for i in range(len(records))]
         if not any(len(one.targets) for one in self.summaries):
             boxes, images = sum(one.boxes for one in self.summaries), len(self.summaries)
-            raise UserError(f"Jointly: of {boxes} boxes in {images} images none is on an object")
+            none = "there is no object" if proposed else f"of {boxes} boxes none is on an object"
+            raise UserError(f"Jointly: {none} in {images} images")
         self.usable = np.flatnonzero([one.drawn > 0 for one in self.summaries])
         self.images = remembered(self._image, len(records), memory) if image else None
         self.rows = {name: remembered(self._reader(name), len(records), memory / len(read)) for name in read}
@@ -59,12 +60,12 @@ class Draws:
         """Mean and deviation (4 each) of what boxes learn; mirrored: whether images are, too."""
         return dict(PROPOSED) if self.proposed else target_statistics([one.targets for one in self.summaries], mirrored)
 
-    def share(self, i: int, chosen: Sequence[int]) -> float:
-        """What the losses of image i, means over its RoIs, weigh among those of a batch."""
+    def shares(self, chosen: Sequence[int]) -> list[float]:
+        """What the losses of each image of a batch, means over its RoIs, weigh in it."""
         if self.proposed:
-            return 1 / len(chosen)
-        counts = [drawn_count(self.rois(j), self.sampling.rois, self.sampling.foreground) for j in chosen]
-        return counts[list(chosen).index(i)] / sum(counts)
+            return [1 / len(chosen)] * len(chosen)
+        counts = [drawn_count(self.rois(i), self.sampling.rois, self.sampling.foreground) for i in chosen]
+        return [count / sum(counts) for count in counts]
 
     def of(self, i: int, mirrored: bool, generator: Any) -> dict[str, Any]:
         """The fields of image i: image and size, truth, and where no member proposes, features and sampled RoIs."""
@@ -83,8 +84,9 @@ class Draws:
         return {**fields, **self._features(i, chosen), **drawn(rois, chosen, image.shape[1] if mirrored else None)}
 
     def sampled(self, fields: Mapping[str, Any], generator: Any) -> dict[str, Any]:
-        """RoIs of the boxes that a member proposed (Lazy: nobody else may want them), and of the truth."""
-        rois = self._label({**fields, "boxes": fields["boxes"].value()})
+        """RoIs of the boxes that a member proposed, and of the truth."""
+        boxes = fields["boxes"]
+        rois = self._label({**fields, "boxes": boxes.value() if isinstance(boxes, Lazy) else boxes})
         return drawn(rois, sample(rois, self.sampling.rois, self.sampling.foreground, generator), None)
 
     def _rois(self, i: int) -> RoIs:
@@ -121,5 +123,6 @@ def drawn(rois: RoIs, chosen: Any, mirrored_at: int | None) -> dict[str, Any]:
     boxes, truth = rois.box[chosen], rois.truth[chosen]
     if mirrored_at is not None:
         boxes, truth = (mirror(one, mirrored_at) for one in (boxes, truth))
-    targets = encode(boxes.astype(np.float32), truth.astype(np.float32))
-    return {"sampled_boxes": boxes, "roi_labels": rois.label[chosen], "roi_targets": targets}
+    label, targets = rois.label[chosen], np.zeros((len(chosen), 4), np.float32)
+    targets[label > 0] = encode(boxes[label > 0].astype(np.float32), truth[label > 0].astype(np.float32))
+    return {"sampled_boxes": boxes, "roi_labels": label, "roi_targets": targets}

@@ -26,12 +26,15 @@ class Jointly(Stage):
     torchrun started share a batch's images; they take the steps that one would, but for the order of sums. The deltas
     that a box head learns are normalised by their mean and deviation over all foreground boxes (the authors' by class).
 
+    A member that gives boxes proposes: what those after it learn from is drawn of its boxes and the annotated ones, and
+    deltas are divided by 0.1, 0.1, 0.2 and 0.2, as in the authors' code of Faster R-CNN.
+
     Where no member needs the image it learns from features that earlier steps gave: those of the proposals, and those
     of the annotated boxes as truth_features.* (SPPnet, section 4.1, trains its fully connected layers so).
 
     members: names of the steps, in order, that are trained; stages of nets.member.
     weights: what members with a backbone start from, as nets.backbones.load takes it; or the Ref of another Jointly,
-        from which each member takes its part.
+        from which each member takes its part; one that it has not, and that is nothing untrained, begins anew.
     only: names, or their beginnings, of what learns: MEMBER, or MEMBER.PART; none for all that the members let learn.
     by: names of the losses, MEMBER.LOSS, to learn by; none for all.
     steps: of the descent; 40,000 (section 2.3).
@@ -50,8 +53,9 @@ class Jointly(Stage):
     precision: "bfloat16" or "float32", of what is computed; "auto" is bfloat16 where the device computes in it.
     device: "auto", "cpu", "cuda" or "cuda:N". random_state: seed of all that is drawn.
 
-    Learns from boxes, the truth, and the image or the features that its members need. Learns net_ (the members' modules
-    by name) and history_ (steps x losses, as `losses` names them). UserError if no image has an object to learn from.
+    Learns from the truth, the image or the features that its members need, and boxes, if none of them proposes. Learns
+    net_ (the members' modules by name) and history_ (steps x losses, as `losses` names them). UserError if no image has
+    an object to learn from.
     """
 
     speed: ClassVar[tuple[str, ...]] = ("device", "memory")
@@ -190,6 +194,8 @@ class Jointly(Stage):
             raise ValueError(f"by names {strange[0]!r}; the losses are {', '.join(self.losses)}")
         if strange := [name for name in self.only if name.partition(".")[0] not in self.members]:
             raise ValueError(f"only names {strange[0]!r}; the members are {', '.join(self.members)}")
+        if self._proposer and self._read:
+            raise ValueError(f"{self._proposer} proposes boxes, of which an earlier step cannot give {self._read[0]}")
         if len(backbones := set(self._backbones())) > 1:
             raise ValueError(f"members have different backbones, {' and '.join(sorted(backbones))}")
         if isinstance(self.weights, str) and not backbones:
@@ -263,13 +269,13 @@ class Jointly(Stage):
             net.train()
             chosen = data.usable[batch_of(step, self.images, len(data.usable), self.random_state)].tolist()
             seeds = torch.randint(1 << 62, (len(chosen),), generator=generator).tolist()  # each image has its own
-            mine = list(zip(chosen, seeds))[ranks.rank() :: ranks.count()]
-            for at, (i, seed) in enumerate(mine):
+            mine = list(zip(chosen, seeds, data.shares(chosen)))[ranks.rank() :: ranks.count()]
+            for at, (i, seed, share) in enumerate(mine):
                 own = torch.Generator().manual_seed(seed)
                 side = self.flip and bool(torch.rand((), generator=own) < 0.5)
                 fields = data.of(i, side, own)
                 with ranks.unsynchronised(model, at < len(mine) - 1):
-                    yield model((i, side), fields, own) * data.share(i, chosen)
+                    yield model((i, side), fields, own) * share
 
         self.history_ = sgd(net, loss, checkpoint, steps=self.steps, lr=self.lr, drop_every=self.drop_every,
                             momentum=self.momentum, decay=self.decay, bias_rate=2.0, bias_decay=self.bias_decay,
@@ -328,7 +334,7 @@ class Jointly(Stage):
             found = self._losses(data, net, side, fields, kept, generator)
         learned = {name: loss if name in (self.by or found) else loss.detach() for name, loss in found.items()}
         losses = torch.stack([learned[name] for name in self.losses])
-        if net.training and not losses.requires_grad:
+        if not losses.requires_grad:
             raise UserError("by names losses and only names parts of which none goes with another: nothing is learned")
         return losses
 

@@ -18,6 +18,11 @@ def level_of(name: str) -> int | None:
     return int(digits) if name.startswith("map.p") and digits.isdecimal() else None
 
 
+def level_names(lowest: int, highest: int) -> tuple[str, ...]:
+    """The fields of the levels from one to another."""
+    return tuple(f"map.p{level}" for level in range(lowest, highest + 1))
+
+
 def levels_of(maps: Sequence[str]) -> list[int]:
     """The levels of a pyramid's maps; none if they are no pyramid's."""
     levels = [level_of(name) for name in maps]
@@ -49,11 +54,15 @@ class Seen(NamedTuple):
 
 def seen(fields: Mapping[str, Any], size: Sequence[int]) -> Seen:
     """From map_scales and image_scales; size: height and width of the image in its own pixels."""
-    cells = np.asarray(fields["map_scales"], np.float64)  # S 2
-    strides = np.rint(np.asarray(fields["image_scales"]) / np.sqrt(cells.prod(1)))  # S
-    enlarged = cells * strides[:, None]
+    strides = strides_of(fields["map_scales"], fields["image_scales"])
+    enlarged = np.asarray(fields["map_scales"], np.float64) * strides[:, None]
     height, width = (round(float(side * by)) for side, by in zip(size, enlarged[0, ::-1]))
     return Seen(enlarged, strides, (height, width))
+
+
+def strides_of(map_scales: Any, image_scales: Any) -> Any:
+    """Pixels that the net saw from a cell of each map to the next, S, from map_scales (S 2) and image_scales (S)."""
+    return np.rint(np.asarray(image_scales) / np.sqrt(np.asarray(map_scales, np.float64).prod(1)))
 
 
 def nearest_scale(boxes: Any, image_scales: Any) -> Any:

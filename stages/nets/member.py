@@ -40,7 +40,9 @@ class Member(Stage):
     def loss(self, net: Any, fields: Mapping[str, Any], generator: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         """Losses of one image by name, and the fields that it gives the members after it.
 
-        net: what `module` made, on its device. fields: of the image and of the members before: tensors on that device,
-        but for the image. generator: torch's, on the CPU; all that is random in it.
+        net: what `module` made, on its device. fields: what Jointly draws (image, size, truth_*, sampled_boxes,
+        roi_labels, roi_targets: numpy) and what members before gave (maps and features: tensors on that device; where
+        they lie: numpy). A member may give boxes (R 4, numpy; or Lazy, made if a member after it learns from them).
+        generator: torch's, on the CPU; all that is random in it.
         """
         raise NotImplementedError(f"{type(self).__name__} cannot be trained")

@@ -49,13 +49,18 @@ def label_rois(record: Any, difficult: bool, foreground: float, background: Sequ
 
 def sample(rois: RoIs, count: int, share: float, generator: Any) -> Any:
     """Indices of `count` RoIs, at most, a `share` of them foreground, at most, without one coming twice."""
+    return draw(rois.foreground, rois.background, count, share, generator)
+
+
+def draw(positive: Any, negative: Any, count: int, share: float, generator: Any) -> Any:
+    """`count` of these, at most, a `share` of them positive, at most; negative ones fill what these leave."""
     import torch
 
     def some(of: Any, most: int) -> Any:
         return of[torch.randperm(len(of), generator=generator)[: max(most, 0)].numpy()]
 
-    positive = some(rois.foreground, round(count * share))
-    return np.concatenate([positive, some(rois.background, count - len(positive))])
+    few = some(positive, round(count * share))
+    return np.concatenate([few, some(negative, count - len(few))])
 
 
 def drawn_count(rois: RoIs, count: int, share: float) -> int:

@@ -49,7 +49,7 @@ def label_anchors(anchors: Any, truth: Any, positive: float, negative: float, be
     positive: IoU from which on an anchor is an object. negative: IoU, with every truth, below which it is background.
     best: whether the anchors of the highest IoU with a truth are objects too, all of them if several are (3.1.2).
     """
-    if not len(truth):
+    if not len(truth) or not len(anchors):
         return np.zeros(len(anchors), np.int64), np.zeros(len(anchors), np.int64)
     iou = overlap(anchors, truth)  # n T
     most = iou.max(1)

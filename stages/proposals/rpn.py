@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache, partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
 from ...errors import UserError
-from ..boxes import LARGEST, clip, decode, encode
+from ..boxes import LARGEST_GROWTH, clip, decode, encode
 from ..nets.frozen import built
 from ..nets.maps import Seen, check_maps, levels_of, seen
 from ..nets.member import Member
 from ..nets.precision import PRECISIONS, precision_of
+from ..nets.rois import draw
 from ..record import Lazy, Record
 from ..sample import truth_overlaps, usable_truths
 from ..stage import Ref
@@ -24,26 +25,33 @@ NORMALISED = ("paper", "sampled")
 AHEAD = 4  # times as many boxes as are wanted enter suppression first
 
 
-def propose(anchors: Sequence[Any], scores: Sequence[Any], deltas: Sequence[Any], size: Sequence[int], *, least: float,
-            before: int, threshold: float | None, top: int) -> tuple[Any, Any]:  # fmt: skip
+class Limits(NamedTuple):
+    """How many of the best boxes of each map enter suppression, and are given; its IoU; least side in pixels."""
+
+    pre_nms: int
+    top: int
+    nms: float | None
+    min_side: float
+
+
+def propose(anchors: Sequence[Any], scores: Sequence[Any], deltas: Sequence[Any], size: Sequence[int],
+            limits: Limits) -> tuple[Any, Any]:  # fmt: skip
     """Proposals (R 4) and their scores (R), best first, from anchors (n 4), scores (n) and deltas (n 4) of each map.
 
-    size: (H, W); boxes are cut at its border. least: side in pixels under which a box is dropped. before: how many of
-    the best of each map enter suppression, which is a map's own. threshold: IoU above which the worse of two is
-    suppressed; None for none. top: how many are given in all. Tensors in and out.
+    size: (H, W); boxes are cut at its border, and suppressed map by map. Tensors in and out.
     """
     import torch
 
     found = []
     for places, values, moves in zip(anchors, scores, deltas, strict=True):
-        high, best = values.topk(min(before, len(values)))
-        boxes = clip(decode(places[best], moves[best], LARGEST), size)
-        large = ((boxes[:, 2:] - boxes[:, :2]) >= least).all(1)
+        high, best = values.topk(min(limits.pre_nms, len(values)))
+        boxes = clip(decode(places[best], moves[best], LARGEST_GROWTH), size)
+        large = ((boxes[:, 2:] - boxes[:, :2]) >= limits.min_side).all(1)
         boxes, high = boxes[large], high[large]
-        kept = slice(top) if threshold is None else first_unsuppressed(boxes, high, threshold, top)
+        kept = slice(limits.top) if limits.nms is None else first_unsuppressed(boxes, high, limits.nms, limits.top)
         found.append((boxes[kept], high[kept]))
     boxes, high = (torch.cat(each) for each in zip(*found))
-    order = high.sort(descending=True, stable=True).indices[:top]
+    order = high.sort(descending=True, stable=True).indices[: limits.top]
     return boxes[order], high[order]
 
 
@@ -69,9 +77,9 @@ class RPN(Member):
     maps: the fields to read: map alone, or levels map.p2, map.p3 .. of FPN.
     sides, ratios: of anchors: square roots of their areas in pixels of what the net sees, and heights to widths; 128,
         256, 512 and 1:2, 1:1, 2:1 (section 3.1.1).
-    side_a_map: whether each map has the one side of its place among `sides` (FPN, section 4.1: 32 to 512 on P2 to P6),
-        or all of them; False.
-    anchors: "paper", or "torchvision", whose anchors are rounded to whole pixels and centred on the corners of cells.
+    side_per_map: whether each map has the one side of its place among `sides` (FPN, section 4.1: 32 to 512 on P2 to
+        P6), or all of them; False.
+    anchor_style: "paper", or "torchvision", whose anchors are rounded to whole pixels and centred on cells' corners.
     width: channels of the 3 x 3 convolution; 512 (256 for ZF).
     score: "softmax" over object and background, as the paper, or "sigmoid".
     positive_iou, negative_iou: 0.7 and 0.3. best_positive: whether the best anchors of a truth are objects too (3.1.2).
@@ -81,11 +89,12 @@ class RPN(Member):
     normalise: "paper": the class loss over the sample, the box loss over the places of the maps; "sampled": both over
         the sample, as later code, where a balance of 1 is usual.
     beta: where smooth L1 turns linear; 1 (as Fast R-CNN), 1/9 in the authors' and later code.
-    before, top: boxes of each map that enter suppression at most, and boxes that are given; 6000 and 300 (section 4).
-    train_before, train_top: the same in training; 12000 and 2000.
+    pre_nms, top: boxes of each map that enter suppression at most, and boxes that are given; 6000 and 300 (section 4).
     nms: IoU above which the worse of two boxes of a map is suppressed; 0.7. None: none is.
-    min_side: of a box, in pixels of what the net sees; 16.
-    classify, regress: whether scores rank the boxes, or chance does; whether anchors are moved. Both True (table 2).
+    min_side: of a box, in pixels of the image; 16 (the authors' code).
+    train_pre_nms, train_top, train_nms, train_min_side: the same in training; 12000, 2000, 0.7 and 16.
+    classify, regress: at use, whether scores rank the boxes, or chance does, and whether anchors are moved; True (table
+        2, where without scores there is no suppression).
     difficult: whether objects marked difficult are learned from.
     precision: "bfloat16" or "float32"; "auto". device: "auto", "cpu", "cuda" or "cuda:N".
     random_state: of the initial weights, and of the ranks without scores.
@@ -98,23 +107,24 @@ class RPN(Member):
     speed: ClassVar[tuple[str, ...]] = ("device",)
     losses: ClassVar[tuple[str, ...]] = ("class", "box")
     new: ClassVar[bool] = True
-    at_use: ClassVar[tuple[str, ...]] = ("precision", "before", "top", "nms", "min_side", "classify", "regress")
+    at_use: ClassVar[tuple[str, ...]] = ("precision", "pre_nms", "top", "nms", "min_side", "classify", "regress")
 
     def __init__(self, weights: Ref | None = None, *, maps: Sequence[str] = ("map",),
                  sides: Sequence[float] = (128.0, 256.0, 512.0), ratios: Sequence[float] = (0.5, 1.0, 2.0),
-                 side_a_map: bool = False, anchors: str = "paper", width: int = 512, score: str = "softmax",
+                 side_per_map: bool = False, anchor_style: str = "paper", width: int = 512, score: str = "softmax",
                  positive_iou: float = 0.7, negative_iou: float = 0.3, best_positive: bool = True,
                  cross_border: bool = False, sample: int = 256, share: float = 0.5, balance: float = 10.0,
-                 normalise: str = "paper", beta: float = 1.0, before: int = 6000, top: int = 300,
-                 train_before: int = 12_000, train_top: int = 2000, nms: float | None = 0.7, min_side: float = 16.0,
-                 classify: bool = True, regress: bool = True, difficult: bool = True, precision: str = "auto",
-                 device: str = "auto", random_state: int = 0):  # fmt: skip
+                 normalise: str = "paper", beta: float = 1.0, pre_nms: int = 6000, top: int = 300,
+                 nms: float | None = 0.7, min_side: float = 16.0, train_pre_nms: int = 12_000, train_top: int = 2000,
+                 train_nms: float | None = 0.7, train_min_side: float = 16.0, classify: bool = True,
+                 regress: bool = True, difficult: bool = True, precision: str = "auto", device: str = "auto",
+                 random_state: int = 0):  # fmt: skip
         self.weights = weights
         self.maps = maps
         self.sides = sides
         self.ratios = ratios
-        self.side_a_map = side_a_map
-        self.anchors = anchors
+        self.side_per_map = side_per_map
+        self.anchor_style = anchor_style
         self.width = width
         self.score = score
         self.positive_iou = positive_iou
@@ -126,12 +136,14 @@ class RPN(Member):
         self.balance = balance
         self.normalise = normalise
         self.beta = beta
-        self.before = before
+        self.pre_nms = pre_nms
         self.top = top
-        self.train_before = train_before
-        self.train_top = train_top
         self.nms = nms
         self.min_side = min_side
+        self.train_pre_nms = train_pre_nms
+        self.train_top = train_top
+        self.train_nms = train_nms
+        self.train_min_side = train_min_side
         self.classify = classify
         self.regress = regress
         self.difficult = difficult
@@ -153,9 +165,11 @@ class RPN(Member):
         for name in ("sides", "ratios"):
             if not getattr(self, name) or min(getattr(self, name)) <= 0:
                 raise ValueError(f"{name} is {list(getattr(self, name))}; it holds numbers above 0")
-        if self.side_a_map and len(self.sides) != len(self.maps):
-            raise ValueError(f"sides has {len(self.sides)} for {len(self.maps)} maps; with side_a_map each has its own")
-        known = {"anchors": STYLES, "score": SCORES, "normalise": NORMALISED, "precision": PRECISIONS}
+        if self.side_per_map and len(self.sides) != len(self.maps):
+            raise ValueError(
+                f"sides has {len(self.sides)} for {len(self.maps)} maps; with side_per_map each has its own"
+            )
+        known = {"anchor_style": STYLES, "score": SCORES, "normalise": NORMALISED, "precision": PRECISIONS}
         for name, values in known.items():
             if getattr(self, name) not in values:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it is one of {', '.join(values)}")
@@ -164,22 +178,25 @@ class RPN(Member):
     def _check_numbers(self) -> None:
         if not 0 <= self.negative_iou <= self.positive_iou <= 1:
             raise ValueError(f"negative_iou is {self.negative_iou}; it is in [0, positive_iou], {self.positive_iou}")
-        for name in ("width", "sample", "before", "top", "train_before", "train_top"):
+        for name in ("width", "sample", "pre_nms", "top", "train_pre_nms", "train_top"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it is at least 1")
         if not 0 < self.share <= 1:
             raise ValueError(f"share is {self.share}; it is in (0, 1]")
+        if round(self.sample * self.share) < 1:
+            raise ValueError(f"sample is {self.sample}: no object would ever be drawn")
         if not self.beta > 0:
             raise ValueError(f"beta is {self.beta}; it is above 0")
-        for name in ("balance", "min_side"):
+        for name in ("balance", "min_side", "train_min_side"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it is at least 0")
-        if self.nms is not None and not 0 <= self.nms <= 1:
-            raise ValueError(f"nms is {self.nms}; it is in [0, 1], or None")
+        for name in ("nms", "train_nms"):
+            if getattr(self, name) is not None and not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it is in [0, 1], or None")
 
     @property
     def anchors_a_cell(self) -> int:
-        return len(self.ratios) * (1 if self.side_a_map else len(self.sides))
+        return len(self.ratios) * (1 if self.side_per_map else len(self.sides))
 
     # -- training --------------------------------------------------------------------------------------
 
@@ -202,55 +219,61 @@ class RPN(Member):
         anchors = self._anchors(fields, view)
         plain = [(logits.detach(), deltas.detach()) for logits, deltas in found]
         logits, deltas = (torch.cat(each) for each in zip(*found))
-        places = np.concatenate(anchors)
-        truth = fields["truth_boxes"] * np.tile(view.enlarged[0], 2).astype(np.float32)  # as the net sees it
-        labels, best = self._labelled(places, {**fields, "truth_boxes": truth}, view)
-        chosen = self._drawn(labels, generator)
-        objects = chosen[labels[chosen] == 1]
-        at = torch.from_numpy(chosen).to(logits.device)
-        losses = {"class": self._class_loss(logits[at], torch.from_numpy(labels[chosen]).to(logits.device))}
-        targets = encode(places[objects], truth[usable_truths(fields, self.difficult)][best[objects]])
-        box = torch.nn.functional.smooth_l1_loss(
-            deltas[torch.from_numpy(objects).to(deltas.device)], torch.from_numpy(targets).to(deltas), beta=self.beta,
-            reduction="sum")  # fmt: skip
-        over = len(places) / self.anchors_a_cell if self.normalise == "paper" else max(len(chosen), 1)
-        losses["box"] = self.balance * box / over
+        labels, targets = self._targets(np.concatenate(anchors), fields, view)
+        chosen = draw(np.flatnonzero(labels == 1), np.flatnonzero(labels == 0), self.sample, self.share, generator)
+        losses = {
+            "class": self._class_loss(logits, labels, chosen),
+            "box": self.balance * self._box_loss(deltas, targets, chosen[labels[chosen] == 1], len(chosen)),
+        }
         return losses, {"boxes": Lazy(partial(self._train_boxes, plain, anchors, view), bytes)}
 
     def _train_boxes(self, found: Sequence[tuple[Any, Any]], anchors: Sequence[Any], view: Seen) -> Any:
         """Proposals (R 4) as members after it learn from them."""
-        return self._proposed(found, anchors, view, self.train_before, self.train_top)[0].cpu().numpy()
+        limits = Limits(self.train_pre_nms, self.train_top, self.train_nms, self.train_min_side)
+        ranked = [(self._odds(logits), deltas) for logits, deltas in found]
+        return self._proposed(ranked, anchors, view, limits)[0].cpu().numpy()
 
-    def _labelled(self, anchors: Any, fields: Mapping[str, Any], view: Seen) -> tuple[Any, Any]:
-        """Labels (n: 1, 0, -1) of anchors, and which usable truth each is nearest to."""
+    def _targets(self, anchors: Any, fields: Mapping[str, Any], view: Seen) -> tuple[Any, Any]:
+        """Labels (n: 1, 0, -1) of anchors (n 4), and the deltas (n 4) of those that are objects.
+
+        Anchors across the border, where they do not count, are no truth's best either, as in the authors' code.
+        """
         usable = usable_truths(fields, self.difficult)
-        labels, best = label_anchors(anchors, fields["truth_boxes"][usable], self.positive_iou, self.negative_iou,
-                                     self.best_positive)  # fmt: skip
+        truth = fields["truth_boxes"] * np.tile(view.enlarged[0], 2).astype(np.float32)  # as the net sees it
+        labels, targets = np.full(len(anchors), -1, np.int64), np.zeros((len(anchors), 4), np.float32)
+        counted = np.flatnonzero(np.ones(len(anchors), bool) if self.cross_border else inside(anchors, view.size))
+        own, best = label_anchors(anchors[counted], truth[usable], self.positive_iou, self.negative_iou,
+                                  self.best_positive)  # fmt: skip
         if not usable.all():  # what lies on a crowd, or on what does not count, is no background
-            others = truth_overlaps(anchors, fields["truth_boxes"], fields["truth_crowd"])[:, ~usable].max(1)
-            labels[(labels == 0) & (others >= self.negative_iou)] = -1
-        if not self.cross_border:
-            labels[~inside(anchors, view.size)] = -1
-        return labels, best
+            others = truth_overlaps(anchors[counted], truth, fields["truth_crowd"])[:, ~usable].max(1, initial=0)
+            own[(own == 0) & (others >= self.negative_iou)] = -1
+        labels[counted] = own
+        objects = counted[own == 1]
+        targets[objects] = encode(anchors[objects], truth[usable][best[own == 1]])
+        return labels, targets
 
-    def _drawn(self, labels: Any, generator: Any) -> Any:
-        """Indices of the anchors that the loss is over; background fills what objects leave."""
-        import torch
-
-        objects, rest = (np.flatnonzero(labels == one) for one in (1, 0))
-        few = objects[torch.randperm(len(objects), generator=generator)[: round(self.sample * self.share)].numpy()]
-        others = rest[torch.randperm(len(rest), generator=generator)[: self.sample - len(few)].numpy()]
-        return np.concatenate([few, others])
-
-    def _class_loss(self, logits: Any, wanted: Any) -> Any:
+    def _class_loss(self, logits: Any, labels: Any, chosen: Any) -> Any:
         """Mean over the sample; 0 without one."""
+        import torch
         import torch.nn.functional as F
 
+        mine = logits[torch.from_numpy(chosen).to(logits.device)]
+        wanted = torch.from_numpy(labels[chosen]).to(logits.device)
         if not len(wanted):
             return logits.sum() * 0
         if self.score == "softmax":
-            return F.cross_entropy(logits, wanted)
-        return F.binary_cross_entropy_with_logits(logits[:, 0], wanted.to(logits))
+            return F.cross_entropy(mine, wanted)
+        return F.binary_cross_entropy_with_logits(mine[:, 0], wanted.to(logits))
+
+    def _box_loss(self, deltas: Any, targets: Any, objects: Any, sampled: int) -> Any:
+        """Smooth L1 over the sampled objects, normalised as `normalise` says."""
+        import torch
+        import torch.nn.functional as F
+
+        mine = deltas[torch.from_numpy(objects).to(deltas.device)]
+        wanted = torch.from_numpy(targets[objects]).to(deltas)
+        over = len(deltas) / self.anchors_a_cell if self.normalise == "paper" else max(sampled, 1)
+        return F.smooth_l1_loss(mine, wanted, beta=self.beta, reduction="sum") / over
 
     # -- use -------------------------------------------------------------------------------------------
 
@@ -266,34 +289,42 @@ class RPN(Member):
             view = seen(record, record["size"])
             with torch.no_grad():
                 found = [net(torch.as_tensor(record[name]).to(place)) for name in self.maps]
-                boxes, scores = self._proposed(found, self._anchors(record, view), view, self.before, self.top)
-            given.append({"boxes": boxes, "objectness": scores})
+                ranked = [self._ranked(i, logits, deltas, record.id) for i, (logits, deltas) in enumerate(found)]
+                limits = Limits(self.pre_nms, self.top, self.nms, self.min_side)
+                boxes, odds = self._proposed(ranked, self._anchors(record, view), view, limits)
+            given.append({"boxes": boxes, "objectness": odds.sigmoid()})
         return given
+
+    def _odds(self, logits: Any) -> Any:
+        """Log odds (n) that an anchor is an object."""
+        return logits[:, 1] - logits[:, 0] if self.score == "softmax" else logits[:, 0]
+
+    def _ranked(self, number: int, logits: Any, deltas: Any, id: str) -> tuple[Any, Any]:
+        """Log odds and deltas of a map, as far as `classify` and `regress` let them count; chance is an image's own."""
+        odds = self._odds(logits)
+        if not self.classify:
+            chance = np.random.default_rng([self.random_state, number, *id.encode()]).random(len(odds))
+            odds = odds.new_tensor(chance).logit()
+        return odds, deltas if self.regress else deltas * 0
 
     def _anchors(self, fields: Mapping[str, Any], view: Seen) -> list[Any]:
         """Of each map its anchors (n 4), in pixels of what the net sees."""
         cells = [tuple(fields[name].shape[1:]) for name in self.maps]
         strides = [view.strides[0]] if list(self.maps) == ["map"] else [2**level for level in levels_of(self.maps)]
-        return anchors_of(tuple(self.sides), tuple(self.ratios), self.side_a_map, self.anchors, tuple(cells),
+        return anchors_of(tuple(self.sides), tuple(self.ratios), self.side_per_map, self.anchor_style, tuple(cells),
                           tuple(float(stride) for stride in strides))  # fmt: skip
 
-    def _proposed(self, found: Sequence[tuple[Any, Any]], anchors: Sequence[Any], view: Seen, before: int,
-                  top: int) -> tuple[Any, Any]:  # fmt: skip
-        """Boxes (R 4) in pixels of the image, and their scores (R), from logits and deltas of each map."""
+    def _proposed(self, ranked: Sequence[tuple[Any, Any]], anchors: Sequence[Any], view: Seen,
+                  limits: Limits) -> tuple[Any, Any]:  # fmt: skip
+        """Boxes (R 4) in pixels of the image, and their log odds (R), from odds and deltas of each map."""
         import torch
 
-        logits, deltas = zip(*found)
-        scores = [one[:, 1] - one[:, 0] if self.score == "softmax" else one[:, 0] for one in logits]  # both log odds
-        if not self.classify:
-            chance = torch.Generator().manual_seed(self.random_state)
-            scores = [torch.rand(len(one), generator=chance).logit().to(one) for one in scores]
-        if not self.regress:
-            deltas = tuple(torch.zeros_like(one) for one in deltas)
+        odds, deltas = zip(*ranked)
         places = [torch.from_numpy(one).to(deltas[0].device) for one in anchors]
-        boxes, odds = propose(places, scores, deltas, view.size, least=self.min_side, before=before,
-                              threshold=self.nms, top=top)  # fmt: skip
+        least = limits.min_side * float(np.sqrt(view.enlarged[0].prod()))
+        boxes, high = propose(places, odds, deltas, view.size, limits._replace(min_side=least))
         by = torch.tensor(view.enlarged[0], dtype=torch.float32, device=boxes.device).repeat(2)
-        return boxes / by, odds.sigmoid()
+        return boxes / by, high
 
     def _made(self, state: Any) -> Any:
         import torch
@@ -308,7 +339,7 @@ class RPN(Member):
 
 
 @lru_cache(maxsize=16)
-def anchors_of(sides: tuple[float, ...], ratios: tuple[float, ...], side_a_map: bool, style: str,
+def anchors_of(sides: tuple[float, ...], ratios: tuple[float, ...], side_per_map: bool, style: str,
                cells: tuple[tuple[int, int], ...], strides: tuple[float, ...]) -> list[Any]:  # fmt: skip
     """The anchors of maps of so many cells (h, w), so many pixels apart, n 4 each; not to be changed.
 
@@ -319,6 +350,6 @@ def anchors_of(sides: tuple[float, ...], ratios: tuple[float, ...], side_a_map: 
         apart = (stride, stride)
         if style == "torchvision":
             apart = (cells[0][1] * strides[0] // columns, cells[0][0] * strides[0] // rows)
-        base = base_anchors(sides[i : i + 1] if side_a_map else sides, ratios, style)
+        base = base_anchors(sides[i : i + 1] if side_per_map else sides, ratios, style)
         found.append(anchors_on(base, (rows, columns), apart, style))
     return found

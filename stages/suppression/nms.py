@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from ...errors import UserError
-from ..boxes import LARGEST, area, clip, decode
+from ..boxes import LARGEST_GROWTH, area, clip, decode
 from ..record import Record
 from ..stage import Stage
 
@@ -60,7 +60,7 @@ def detect(
     region, label = candidates(scores, min_score, top_per_class)
     found, score = boxes[region], scores[region, label]  # N 4, N
     if deltas is not None:
-        found = decode(found, deltas[region, label], LARGEST)  # once, before suppression (appendix C)
+        found = decode(found, deltas[region, label], LARGEST_GROWTH)  # once, before suppression (appendix C)
     found = clip(found, size)
     real = area(found) > 0
     found, score, label = found[real], score[real], label[real]
@@ -76,7 +76,7 @@ class PerClassNMS(Stage):
     min_score: only scores above this are looked at; None = all. -inf is always "not this class".
     top_per_class: best of each class and image that enter suppression (100, R-CNN's code); None = all.
     top_per_image: best over all classes that leave it (100 in Fast R-CNN); None = all.
-    deltas: whether the boxes are moved by `deltas` first (R-CNN, appendix C).
+    deltas: whether the boxes are moved by `deltas` first (R-CNN, appendix C), to 62.5 times a side at most.
 
     Reads `boxes`, `scores`, `size` and, if asked, `deltas`; writes `det_boxes`, `det_scores` and
     `det_labels` by falling score. Boxes that are empty inside the image are no detections.
@@ -84,6 +84,7 @@ class PerClassNMS(Stage):
     """
 
     gives = ("det_boxes", "det_scores", "det_labels")
+    version: ClassVar[int] = 2  # 2: dw and dh are cut
 
     def __init__(
         self,

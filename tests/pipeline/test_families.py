@@ -12,7 +12,7 @@ from rcnn.errors import UserError
 from rcnn.pipeline import cli, families
 from rcnn.pipeline.recipes import fast, faster, faster_4step, faster_unshared, rcnn, sppnet
 from rcnn.pipeline.run import Run
-from rcnn.pipeline.times import Taken, _medians, part_of, times
+from rcnn.pipeline.times import Taken, _medians, kinds_of, times
 
 SMALL = ("--set", "backbone=shapenet", "--set", "weights=null", "--set", "proposals=40", "--set", "fast:fc=[16]")
 FAST = ("--set", "fast:scales=[120]", "--set", "fast:training__steps=2", "--set", "sppnet:scales=[120]")
@@ -82,7 +82,7 @@ def test_parts_of_the_papers_table() -> None:
         (faster_4step("squeezenet1_1", None), ["map"], ["proposals", "best"]),
         (faster_unshared("squeezenet1_1", None), ["map"], ["first_map", "proposals", "best"]),
     ):
-        found = part_of(pipeline)
+        found = kinds_of(pipeline)
         assert list(found) == pipeline.needed(pipeline.outputs)
         assert [name for name in found if found[name] == "conv"] == conv
         assert [name for name in found if found[name] == "proposal"] == proposal

@@ -149,27 +149,47 @@ def test_there_and_back_are_the_same_tensors(tmp_path: Path) -> None:
 
 
 def test_norms_without_eps_are_kept() -> None:
-    """torchvision sets the eps of its published weights to 0."""
+    """torchvision sets the eps of its published weights to 0; dead channels have nearly no variance."""
     from torchvision.models.detection._utils import overwrite_eps
 
     torch.manual_seed(0)
-    model = FasterRCNN(resnet_fpn_backbone(backbone_name="resnet18", weights=None), 3)
+    model = FasterRCNN(resnet_fpn_backbone(backbone_name="resnet18", weights=None), 3).eval()
+    norm = model.backbone.body.bn1
+    norm.running_var.uniform_(0.5, 1.5)
+    norm.running_var[:8] = 1e-12
+    norm.running_mean.normal_()
     overwrite_eps(model, 0.0)
-    net = imported(model, "resnet18")["training"].state()
-    variance = model.backbone.body.bn1.running_var
-    torch.testing.assert_close(net["net_.map.body.trunk.bn1.running_var"] + 1e-5, variance)
+    pipeline = imported(model, "resnet18")
+    net = pipeline["map"]._load(pipeline["training"].state_for("map"))
+    maps = torch.rand(1, 64, 8, 8)
+    with torch.no_grad():
+        torch.testing.assert_close(net.body.trunk.bn1(maps), norm(maps), rtol=1e-4, atol=1e-3)
 
 
 def test_names_of_classes() -> None:
-    names, numbers = class_names(90, ())
-    assert names[0] == "person"
-    assert names[89] == "toothbrush"
-    assert len(set(names)) == 90
-    assert numbers[:3] == (1, 2, 3)
-    assert class_names(2, ["x", "y"]) == (("x", "y"), ())
-    assert class_names(2, ())[0] == ("class 1", "class 2")
+    """COCO's 80 classes have numbers up to 90, and a RUN knows those classes alone."""
+    names, numbers, labels = class_names(90, ())
+    assert (names[0], names[79], len(set(names))) == ("person", "toothbrush", 80)
+    assert (numbers[:3], numbers[-1]) == ((1, 2, 3), 90)
+    assert labels == numbers
+    assert class_names(2, ["x", "y"]) == (("x", "y"), (), ())
+    assert class_names(2, ()).names == ("class 1", "class 2")
     with pytest.raises(UserError, match="3 classes are named, and the weights are of 2"):
         class_names(2, ["a", "b", "c"])
+
+
+def test_labels_without_a_class_are_not_told(images: list[Any]) -> None:
+    model = small()
+    pipeline = imported(model, "resnet18")
+    every, some = (pipeline, imported(model, "resnet18").set_params(head__kept=(2, 4)))
+    some.keys, some.classes = every.keys, ("b", "d")
+    some["training"].load_state(every["training"].state())
+    with Run(every, cache=None, device="cpu", progress=False) as run:
+        whole = run.one(images[0], ["scores", "deltas"])
+    with Run(some, cache=None, device="cpu", progress=False) as run:
+        part = run.one(images[0], ["scores", "deltas"])
+    for name in ("scores", "deltas"):
+        torch.testing.assert_close(part[name], whole[name][:, [1, 3]], rtol=0, atol=0)
 
 
 def test_what_is_not_known_is_refused(tmp_path: Path) -> None:
@@ -193,9 +213,11 @@ def test_what_torchvision_has_not_is_not_exported(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="torchvision's detector has FPN for map; faster has not"):
         exported(faster("resnet50", None))
     pipeline = faster("resnet50", None, fpn=True)
-    with pytest.raises(UserError, match="has 'torchvision' for proposals__anchors; here it is 'paper'"):
+    with pytest.raises(UserError, match="has 'torchvision' for proposals__anchor_style; here it is 'paper'"):
         exported(pipeline)
     with pytest.raises(UserError, match=r"model\.bin is no \.pth, \.pt or \.safetensors file"):
         write({}, tmp_path / "model.bin")
-    with pytest.raises(UserError, match="cannot be written"):
-        write({"a": torch.zeros(1)}, tmp_path / "none" / "model.pth")
+    (tmp_path / "file").touch()
+    for name in ("model.pth", "model.safetensors"):
+        with pytest.raises(UserError, match=f"cannot write .*{name}"):
+            write({"a": torch.zeros(1)}, tmp_path / "file" / name)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from rcnn.cache.store import Store
 from rcnn.pipeline import saved
-from rcnn.pipeline.pipeline import Pipeline
+from rcnn.pipeline.pipeline import Again, Pipeline, Step
 from rcnn.pipeline.recipes import faster, faster_4step, faster_unshared
+from rcnn.pipeline.recipes.shared_map import FIRST
 from rcnn.pipeline.run import Run
+from rcnn.pipeline.why import side, why
 from rcnn.stages.datasets.shapes import Shapes
 from rcnn.stages.features.conv_map import ConvMap
 from rcnn.stages.features.fc import FCLayers
@@ -160,10 +164,48 @@ def test_svms_on_its_features(tmp_path: Path) -> None:
 
 def test_weights_are_those_of_the_last_training_that_changes_them() -> None:
     pipeline = four_steps()
-    for change, why in (
+    for change, said in (
         ({"map__weights": Ref("first_training")}, "step 'map' is trained by 'detector_training' and takes its weights"),
         ({"head__weights": Ref("detector_training")}, "step 'head' is trained by 'training'"),
-        ({"rpn_training__only": ()}, "step 'map' is trained by 'rpn_training'"),
+        ({"rpn_training__only": ()}, "starts from .*, not from 'rpn_training', which trained it"),
+        (
+            {"training__weights": None},
+            r"step 'training' \(Jointly\) leaves 'map' as it is, and starts from None",
+        ),
     ):
-        with pytest.raises(ValueError, match=why):
+        with pytest.raises(ValueError, match=said):
             pipeline.set_params(**change)
+
+
+def changed(pipeline: Pipeline, name: str, fields: dict[str, str]) -> list[Step]:
+    return [replace(step, fields=fields) if step.name == name else step for step in pipeline]
+
+
+def test_use_is_wired_as_training_was() -> None:
+    """The first proposals learned on the first net's map; at use they must not read the detector's."""
+    steps = {step.name: step for step in four_steps()}
+    first = replace(steps.pop("first_proposals"), fields=FIRST)
+    steps["detector_training"] = replace(steps["detector_training"], fields={"boxes": "truth_boxes"})
+    at = list(steps).index("rpn_training")
+    wrong = [*list(steps.values())[:at], first, *list(steps.values())[at:]]
+    with pytest.raises(
+        ValueError, match=r"trains 'first_proposals' on the 'map' of 'first_map'; at use it reads 'map' of"
+    ):
+        Pipeline(wrong)
+
+
+def test_fields_that_a_step_has_not() -> None:
+    with pytest.raises(ValueError, match=r"step 'best' \(Best\) renames 'mpa', which it neither reads nor gives"):
+        Pipeline(changed(four_steps(), "best", {"mpa": "map.x"}))
+    with pytest.raises(ValueError, match="Again takes its fields itself"):
+        Step("twice", Again("features", boxes="truth_boxes"), fields={"boxes": "boxes.all"})
+
+
+def test_why_two_of_its_shelves_differ(tmp_path: Path) -> None:
+    found = []
+    for sides in ((16, 32, 64), (16, 32)):
+        pipeline = quick(faster_4step("shapenet", None, sides=sides, **SMALL), proposals__width=8)
+        with Run(pipeline, cache=tmp_path, device="cpu", progress=False) as run:
+            run.fit(Shapes(3, 1))
+            found.append(side(Store(tmp_path), run.shelf("first_proposals")))
+    assert "sides [16, 32, 64] -> [16, 32]" in why(*found)

@@ -118,3 +118,14 @@ def test_what_the_storage_does_not_hold_is_said() -> None:
 def test_wrong_parameters_are_named(stage: Any, why: str) -> None:
     with pytest.raises(ValueError, match=why):
         stage.validate()
+
+
+def test_one_level_alone() -> None:
+    one = record(**{"map.p3": record()["map"]}, image_scales=np.ones(1))
+    found = RoIPool(3, ("map.p3",))([one])[0]["features.pool5"]
+    torch.testing.assert_close(found, RoIPool(3)([record()])[0]["features.pool5"], rtol=0, atol=0)
+    assert "image_scales" in RoIPool(3, ("map.p3",)).needs
+
+
+def test_which_levels_are_read_counts_in_training() -> None:
+    assert "maps" not in RoIPool.at_use

@@ -210,7 +210,7 @@ def test_the_first_rois_say_what_deltas_are_normalised_by() -> None:
 def test_images_without_objects_are_refused() -> None:
     image = np.zeros((50, 50, 3), np.uint8)
     empty = one([[0, 0, 20, 20]], [], []).add({"image": image})
-    with pytest.raises(UserError, match="of 1 boxes in 1 images none is on an object"):
+    with pytest.raises(UserError, match="of 1 boxes none is on an object in 1 images"):
         training().fit(RecordList([empty], ("a",)))
 
 
@@ -341,7 +341,7 @@ def test_features_have_no_mirror_image_and_names_no_backbone() -> None:
 def proposing(**params: Any) -> Jointly:
     parts = {
         "map": ConvMap("shapenet", scales=(120,), longest=200, **OWN),
-        "proposals": RPN(Ref("training"), sides=(16, 32, 64), width=16, train_before=500, train_top=50, min_side=4.0),
+        "proposals": RPN(Ref("training"), sides=(16, 32, 64), width=16, train_pre_nms=500, train_top=50, min_side=4.0),
         "features": RoIPool(3),
         "head": SoftmaxHead(layer="pool5", norm=20.0, **OWN),
     }
@@ -396,3 +396,33 @@ def test_a_member_that_another_training_has_not_starts_anew(records: RecordList)
     for name, value in first.state_for("map").items():
         np.testing.assert_array_equal(value, stage.state_for("map")[name])
     assert [stage.lets_learn(name) for name in parts] == [False, True]
+
+
+def test_an_image_without_any_roi_is_learned_from(records: RecordList) -> None:
+    """All of it is a crowd: no proposal is an object or background."""
+    image = np.full((90, 150, 3), 120, np.uint8)
+    crowd = one([], [[0, 0, 150, 90]], [1], crowd=[True]).add({"image": image, "size": np.array([90, 150])})
+    stage = proposing(steps=4)
+    stage.fit(RecordList([records[0], Record("zz", {name: crowd[name] for name in crowd})], records.classes))
+    assert np.isfinite(stage.history_).all()
+    assert (stage.history_[:, 2] == 0).any()
+
+
+def test_a_proposer_may_give_plain_arrays(records: RecordList) -> None:
+    boxes = np.array([[0, 0, 9, 9]], np.float32)
+    data = drawing(records, proposed=True)
+    fields = data.of(0, False, torch.Generator())
+    lazy, plain = (
+        data.sampled({**fields, "boxes": given}, torch.Generator()) for given in (Lazy(lambda: boxes, bytes), boxes)
+    )
+    np.testing.assert_array_equal(lazy["sampled_boxes"], plain["sampled_boxes"])
+
+
+def test_features_of_earlier_steps_go_with_boxes_of_earlier_steps() -> None:
+    parts = {
+        "map": ConvMap("shapenet", scales=(120,), longest=200, **OWN),
+        "proposals": RPN(Ref("training"), sides=(16, 32), width=16),
+        "head": SoftmaxHead(layer="hog", **OWN),
+    }
+    with pytest.raises(ValueError, match=r"proposals proposes boxes, of which an earlier step cannot give"):
+        training(parts, flip=False)

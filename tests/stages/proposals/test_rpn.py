@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 import torch
 from rcnn.errors import UserError
-from rcnn.stages.boxes import overlap
+from rcnn.stages.boxes import decode, overlap
+from rcnn.stages.nets.maps import seen
+from rcnn.stages.nets.rois import draw
 from rcnn.stages.proposals.anchors import anchors_on, base_anchors, inside, label_anchors
-from rcnn.stages.proposals.rpn import RPN, anchors_of, first_unsuppressed, propose
+from rcnn.stages.proposals.rpn import RPN, Limits, anchors_of, first_unsuppressed, propose
 from rcnn.stages.record import Record
 from rcnn.stages.stage import Ref
 from torchvision.models.detection.anchor_utils import AnchorGenerator
@@ -102,7 +104,7 @@ def test_proposals_are_torchvisions() -> None:
     ((boxes,), (probabilities,)) = rpn.filter_proposals(
         decoded.view(1, -1, 4), torch.cat(scores).view(1, -1), [(130, 120)], [400, 150, 40]
     )
-    ours, odds = propose(anchors, scores, deltas, (130, 120), least=5.0, before=100, threshold=0.6, top=60)
+    ours, odds = propose(anchors, scores, deltas, (130, 120), Limits(100, 60, 0.6, 5.0))
     torch.testing.assert_close(ours, boxes)
     torch.testing.assert_close(odds.sigmoid(), probabilities)
 
@@ -149,7 +151,7 @@ def test_what_it_gives() -> None:
     assert (boxes[:, :2] >= 0).all()
     assert (boxes[:, 2] <= 160).all()
     assert (boxes[:, 3] <= 96).all()
-    assert ((boxes[:, 2:] - boxes[:, :2]) >= 16 / 2 - 1e-3).all()  # of the enlarged image
+    assert ((boxes[:, 2:] - boxes[:, :2]) >= 16 - 1e-3).all()
     overlaps = overlap(boxes, boxes) - np.eye(len(boxes))
     assert overlaps.max() <= 0.7 + 1e-5
 
@@ -173,11 +175,11 @@ def test_what_is_too_small_is_not_proposed() -> None:
 
 def test_ablations() -> None:
     """Table 2: without class scores chance ranks, without regression anchors are given, without NMS all are."""
-    plain = learned(rpn(top=10_000, before=10_000, min_side=0.0))([record()])[0]
+    plain = learned(rpn(top=10_000, pre_nms=10_000, min_side=0.0))([record()])[0]
     count = 12 * 20 * 6
-    every = learned(rpn(top=10_000, before=10_000, min_side=0.0, nms=None))([record()])[0]
+    every = learned(rpn(top=10_000, pre_nms=10_000, min_side=0.0, nms=None))([record()])[0]
     assert len(plain["boxes"]) < len(every["boxes"]) == count
-    still = learned(rpn(top=10_000, before=10_000, min_side=0.0, nms=None, regress=False))([record()])[0]["boxes"]
+    still = learned(rpn(top=10_000, pre_nms=10_000, min_side=0.0, nms=None, regress=False))([record()])[0]["boxes"]
     anchors = anchors_of((32, 64), (0.5, 1.0, 2.0), False, "paper", ((12, 20),), (16.0,))[0] / 2
     anchors = np.clip(anchors, 0, [160, 96, 160, 96])
     ours, theirs = (np.stack(sorted(np.round(boxes, 2).tolist())) for boxes in (still.numpy(), anchors))
@@ -186,6 +188,32 @@ def test_ablations() -> None:
     torch.testing.assert_close(chance[0], chance[1], rtol=0, atol=0)
     assert not torch.equal(chance[0], chance[2])
     assert not torch.equal(chance[0], plain["boxes"][:20])
+    other = Record("b", {name: record()[name] for name in record()})
+    another = learned(rpn(classify=False, top=20))([other])[0]["boxes"]
+    assert not torch.equal(another, chance[0])  # chance is an image's own
+
+
+def test_what_counts_at_use_alone_changes_no_training() -> None:
+    given = fields()
+    plain = rpn(train_top=50)
+    net = plain.module(None, given, 2)
+    losses, made = plain.loss(net, given, torch.Generator().manual_seed(0))
+    for change in (
+        {"nms": None},
+        {"min_side": 60.0},
+        {"classify": False},
+        {"regress": False},
+        {"pre_nms": 3},
+        {"top": 2},
+    ):
+        stage = rpn(train_top=50, **change)
+        assert next(iter(change)) in stage.at_use
+        again, boxes = stage.loss(net, given, torch.Generator().manual_seed(0))
+        assert all(torch.equal(again[name], losses[name]) for name in losses)
+        np.testing.assert_array_equal(boxes["boxes"].value(), made["boxes"].value())
+    for keyed in ({"train_nms": None}, {"train_min_side": 60.0}, {"train_pre_nms": 3}, {"train_top": 2}):
+        boxes = rpn(**{"train_top": 50, **keyed}).loss(net, given, torch.Generator())[1]["boxes"].value()
+        assert not np.array_equal(boxes, made["boxes"].value())
 
 
 def test_an_untrained_one_says_so() -> None:
@@ -216,7 +244,7 @@ def losses(stage: RPN, given: dict[str, Any]) -> dict[str, Any]:
 
 def test_the_later_form_is_torchvisions() -> None:
     """With all anchors in the sample: the same labels, and the same sums."""
-    stage = rpn(score="sigmoid", anchors="torchvision", cross_border=True, sample=10**6, share=1.0, balance=1.0,
+    stage = rpn(score="sigmoid", anchor_style="torchvision", cross_border=True, sample=10**6, share=1.0, balance=1.0,
                 normalise="sampled", beta=1 / 9)  # fmt: skip
     given = fields()
     ours = losses(stage, given)
@@ -234,8 +262,6 @@ def test_the_later_form_is_torchvisions() -> None:
 
 
 def _view(given: Any) -> Any:
-    from rcnn.stages.nets.maps import seen
-
     return seen(given, given["size"])
 
 
@@ -250,33 +276,53 @@ def test_the_papers_form_is_over_the_places_of_the_map() -> None:
 
 
 def test_a_sample_is_half_objects_at_most() -> None:
-    stage, labels = rpn(sample=10), np.array([1] * 20 + [0] * 30 + [-1] * 50)
-    chosen = stage._drawn(labels, torch.Generator())
-    assert np.bincount(labels[chosen]).tolist() == [5, 5]
-    few = stage._drawn(np.array([1] * 2 + [0] * 30), torch.Generator())
+    chosen = draw(np.arange(20), np.arange(20, 50), 10, 0.5, torch.Generator())
+    assert ((chosen < 20).sum(), len(set(chosen.tolist()))) == (5, 10)
+    few = draw(np.arange(2), np.arange(20, 50), 10, 0.5, torch.Generator())
     assert len(few) == len(set(few.tolist())) == 10  # background fills what is left
 
 
+def labelled(stage: RPN, given: dict[str, Any]) -> tuple[Any, Any, Any]:
+    """All anchors, in pixels of the enlarged image, their labels and targets."""
+    anchors = np.concatenate(stage._anchors(given, _view(given)))
+    return anchors, *stage._targets(anchors, given, _view(given))
+
+
+def test_targets_are_of_the_enlarged_image() -> None:
+    anchors, labels, targets = labelled(rpn(), fields())
+    moved = decode(anchors, targets)[labels == 1]
+    assert len(moved)
+    assert (overlap(moved, fields()["truth_boxes"] * 2).max(1) > 0.999).all()
+
+
 def test_anchors_across_the_border_count_if_they_are_to() -> None:
-    given, view = fields(), _view(fields())
-    anchors = np.concatenate(rpn()._anchors(given, view))
-    truth = {**given, "truth_boxes": given["truth_boxes"] * 2}
+    anchors, labels, _ = labelled(rpn(), fields())
     cut = ~inside(anchors, (192, 320))
-    assert (rpn()._labelled(anchors, truth, view)[0][cut] == -1).all()
-    assert (rpn(cross_border=True)._labelled(anchors, truth, view)[0][cut] >= 0).any()
+    assert (labels[cut] == -1).all()
+    assert (labelled(rpn(cross_border=True), fields())[1][cut] >= 0).any()
+
+
+def test_a_truth_at_the_border_has_its_best_anchor_inside() -> None:
+    """As in the authors' code: a cut anchor, which is not learned from, is nobody's best."""
+    given = fields([[0, 0, 6, 60]])
+    anchors, labels, _ = labelled(rpn(), given)
+    assert (labels == 1).any()
+    assert inside(anchors[labels == 1], (192, 320)).all()
 
 
 def test_crowds_and_what_does_not_count_are_neither() -> None:
-    view = _view(fields())
     for hidden in ({"crowd": [False, True]}, {"difficult": [False, True]}):
-        given = fields(**hidden)  # type: ignore[arg-type]
-        stage = rpn(cross_border=True, difficult=False)
-        anchors = np.concatenate(stage._anchors(given, view))
-        labels, best = stage._labelled(anchors, {**given, "truth_boxes": given["truth_boxes"] * 2}, view)
+        anchors, labels, targets = labelled(rpn(cross_border=True, difficult=False), fields(**hidden))  # type: ignore[arg-type]
         near = overlap(anchors, np.array([[180, 40, 240, 108]], np.float32))[:, 0] > 0.4
         assert near.any()
         assert (labels[near] == -1).all()
-        assert (best == 0).all()
+        assert not targets[near].any()
+
+
+def test_only_crowds() -> None:
+    found = losses(rpn(), fields(crowd=[True, True]))
+    assert found["box"] == 0
+    assert torch.isfinite(found["class"])
 
 
 def test_without_objects_only_background_is_learned() -> None:
@@ -293,13 +339,17 @@ def test_without_objects_only_background_is_learned() -> None:
         ({"ratios": (0.0,)}, r"ratios is \[0.0\]"),
         ({"maps": ("map.480", "map.600")}, "it is map alone, or levels"),
         ({"maps": ("map.p3", "map.p2")}, "rising"),
-        ({"maps": ("map.p2", "map.p3"), "side_a_map": True, "sides": (32,)}, "sides has 1 for 2 maps"),
-        ({"anchors": "caffe"}, "anchors is 'caffe'; it is one of paper, torchvision"),
+        (
+            {"maps": ("map.p2", "map.p3"), "side_per_map": True, "sides": (32,)},
+            "sides has 1 for 2 maps",
+        ),
+        ({"anchor_style": "caffe"}, "anchor_style is 'caffe'; it is one of paper, torchvision"),
         ({"score": "logistic"}, "score is 'logistic'"),
         ({"normalise": "all"}, "normalise is 'all'"),
         ({"negative_iou": 0.8}, "negative_iou is 0.8"),
         ({"top": 0}, "top is 0"),
         ({"share": 0.0}, "share is 0.0"),
+        ({"sample": 1}, "sample is 1: no object would ever be drawn"),
         ({"beta": 0.0}, "beta is 0.0"),
         ({"balance": -1.0}, "balance is -1.0"),
         ({"nms": 1.5}, "nms is 1.5"),
