@@ -123,6 +123,7 @@ def start_alike(model: Any, net: Any) -> None:
     """Give torchvision's model the tensors that ours starts from; net: the modules of our members."""
     with torch.no_grad():
         head, rpn, fc = net["head"], net["proposals"], net["fc"]
+        model.backbone.body.load_state_dict(net["map"].state_dict())
         model.rpn.head.conv[0][0].load_state_dict(rpn.conv.state_dict())
         model.rpn.head.cls_logits.load_state_dict(rpn.scores.state_dict())
         model.rpn.head.bbox_pred.load_state_dict(rpn.deltas.state_dict())

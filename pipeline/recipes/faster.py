@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from ...stages.nets.backbones import check
 from ...stages.nets.jointly import Jointly
+from ...stages.proposals.anchors import RATIOS
 from ...stages.stage import Ref
 from ..pipeline import Pipeline, Step
 from .heads import head_on, head_outputs, refuse_classifier, suppression, svms, truth_fc, truth_features
@@ -21,7 +22,7 @@ def faster(
     scale: int | None = None,
     longest: int | None = None,
     sides: Sequence[float] | None = None,
-    ratios: Sequence[float] = (0.5, 1.0, 2.0),
+    ratios: Sequence[float] = RATIOS,
     fc: Sequence[int] = (1024, 1024),
     box_regression: bool = True,
     classifier: str = "softmax",

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from ...stages.nets.backbones import check
 from ...stages.nets.jointly import Jointly
+from ...stages.proposals.anchors import RATIOS, SIDES
 from ...stages.proposals.best import Best
 from ...stages.stage import Ref
 from ..pipeline import Pipeline, Step
@@ -20,8 +21,8 @@ def faster_4step(
     proposals: int = 300,
     scale: int = 600,
     longest: int = 1000,
-    sides: Sequence[float] = (128.0, 256.0, 512.0),
-    ratios: Sequence[float] = (0.5, 1.0, 2.0),
+    sides: Sequence[float] = SIDES,
+    ratios: Sequence[float] = RATIOS,
     fc: Sequence[int] = (1024, 1024),
     box_regression: bool = True,
     pretrain: str | None = None,

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from ...stages.nets.backbones import check
 from ...stages.nets.jointly import Jointly
+from ...stages.proposals.anchors import RATIOS, SIDES
 from ...stages.proposals.best import Best
 from ...stages.proposals.selective_search import SelectiveSearch
 from ...stages.stage import Ref
@@ -22,8 +23,8 @@ def faster_unshared(
     search: bool = False,
     scale: int = 600,
     longest: int = 1000,
-    sides: Sequence[float] = (128.0, 256.0, 512.0),
-    ratios: Sequence[float] = (0.5, 1.0, 2.0),
+    sides: Sequence[float] = SIDES,
+    ratios: Sequence[float] = RATIOS,
     fc: Sequence[int] = (1024, 1024),
     box_regression: bool = True,
     pretrain: str | None = None,

@@ -14,6 +14,7 @@ from ...stages.features.roi_pool import RoIPool
 from ...stages.nets.backbones import check, early_parts, grid_of, layers_of
 from ...stages.nets.maps import level_names
 from ...stages.nets.member import Member
+from ...stages.proposals.anchors import PYRAMID_SIDES, SIDES
 from ...stages.proposals.rpn import RPN
 from ...stages.stage import Ref, Stage
 from ..pipeline import Step
@@ -21,7 +22,6 @@ from .heads import fully_connected
 
 C4 = ("resnet", "resnext", "wide_resnet")  # nets whose conv5 goes over regions (ResNet, appendix A)
 LEVELS = level_names(2, 6)
-PYRAMID = (32.0, 64.0, 128.0, 256.0, 512.0)  # sides of anchors on P2 to P6 (FPN, section 4.1)
 # Boxes beside those that detection uses: all that were proposed, and those of the first net of several
 ALL = {"boxes": "boxes.all", "objectness": "objectness.all"}
 FIRST = {"boxes": "boxes.first", "objectness": "objectness.first"}
@@ -76,9 +76,9 @@ class SharedMap:
     def rpn(self, weights: Ref, top: int | None, sides: Sequence[float] | None, ratios: Sequence[float]) -> RPN:
         """The paper's on one map; on a pyramid as later code has it."""
         if not self.fpn:
-            own = (128.0, 256.0, 512.0) if sides is None else tuple(sides)
+            own = SIDES if sides is None else tuple(sides)
             return RPN(weights, sides=own, ratios=tuple(ratios), top=300 if top is None else top)
-        levels = PYRAMID if sides is None else tuple(sides)
+        levels = PYRAMID_SIDES if sides is None else tuple(sides)
         return RPN(weights, maps=LEVELS, sides=levels, ratios=tuple(ratios), side_per_map=True, width=256,
                    score="sigmoid", cross_border=True, balance=1.0, normalise="sampled", beta=1 / 9, pre_nms=1000,
                    top=1000 if top is None else top, train_pre_nms=2000, min_side=1e-3,

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from ...errors import UserError
 from ..nets.frozen import built
 from ..nets.member import Member
-from ..nets.precision import PRECISIONS, precision_of
+from ..nets.precision import check_precision, precision_of
 from ..record import Record
 from ..stage import Ref
 
@@ -73,8 +73,7 @@ class SoftmaxHead(Member):
             raise ValueError(f"beta is {self.beta}; it is above 0")
         if self.norm is not None and not self.norm > 0:
             raise ValueError(f"norm is {self.norm}; it is above 0, or None")
-        if self.precision not in PRECISIONS:
-            raise ValueError(f"precision is {self.precision!r}; it is one of {', '.join(PRECISIONS)}")
+        check_precision(self.precision)
 
     def module(self, weights: Any, like: Mapping[str, Any], classes: int) -> Any:
         import torch

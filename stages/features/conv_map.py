@@ -9,10 +9,9 @@ import numpy as np
 
 from ..nets.crops import normalised
 from ..nets.frozen import built
-from ..nets.member import Member
-from ..nets.precision import PRECISIONS, precision_of
+from ..nets.trained import BackboneMember
 from ..record import Record
-from ..stage import Ref, State
+from ..stage import Ref
 
 LEAST = 4  # cells that an image has at least, a side; AlexNet's first poolings fail below
 
@@ -23,7 +22,7 @@ def resized(height: int, width: int, shorter: int, longest: int) -> tuple[int, i
     return max(round(height * scale), 1), max(round(width * scale), 1)
 
 
-class ConvMap(Member):
+class ConvMap(BackboneMember):
     """The map of an image: resized, then through the convolutional part of a backbone, once.
 
     backbone, weights, random_state: as nets.backbones.load takes them; weights may be a Ref. A max pooling that ends
@@ -44,9 +43,6 @@ class ConvMap(Member):
 
     needs = ("image",)
     version: ClassVar[int] = 2  # 2: what is a few cells wide is padded
-    speed: ClassVar[tuple[str, ...]] = ("device",)
-    files: ClassVar[tuple[str, ...]] = ("weights",)
-    at_use: ClassVar[tuple[str, ...]] = ("precision",)
 
     def __init__(self, backbone: str = "vgg16", weights: str | Ref | None = None, scales: Sequence[int] = (600,),
                  longest: int = 1000, frozen: Sequence[str] = (), precision: str = "auto", device: str = "auto",
@@ -69,35 +65,15 @@ class ConvMap(Member):
         """The fields of the maps, in the order of `scales`."""
         return ("map",) if len(self.scales) == 1 else tuple(f"map.{scale}" for scale in self.scales)
 
-    def key_params(self) -> dict[str, Any]:
-        from ..nets.backbones import weights_key
-
-        weights = weights_key(self.backbone, self.weights)
-        return {**super().key_params(), "weights": weights, "precision": precision_of(self.precision, self.device)}
-
     def validate(self) -> None:
-        from ..nets.backbones import check, check_parts, check_until
+        from ..nets.backbones import check_until
 
-        check(self.backbone)
+        super().validate()
         if not self.scales or sorted(set(self.scales)) != list(self.scales) or self.scales[0] < 16:
             raise ValueError(f"scales is {list(self.scales)}; it holds lengths of 16 pixels or more, rising")
         if self.longest < max(self.scales):
             raise ValueError(f"longest is {self.longest}, under the shorter side {max(self.scales)}")
-        if self.precision not in PRECISIONS:
-            raise ValueError(f"precision is {self.precision!r}; it is one of {', '.join(PRECISIONS)}")
         check_until(self.backbone, "until", self.until)
-        check_parts(self.backbone, [part for part in self.frozen if part != "all"])
-
-    def named(self, param: str) -> State:
-        """The tensors of the weights that `weights` names."""
-        return self._load(self.given("weights")).state_dict()
-
-    def module(self, weights: Any, like: Mapping[str, Any], classes: int) -> Any:
-        from ..nets.backbones import freeze
-
-        net = self._load(weights)
-        freeze(net.trunk, self.frozen)
-        return net
 
     def constant(self, net: Any) -> bool:
         return len(self.scales) == 1 and not any(parameter.requires_grad for parameter in net.parameters())

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
 from ..nets.crops import normalised
 from ..nets.frozen import built
 from ..nets.maps import level_names
-from ..nets.member import Member
-from ..nets.precision import PRECISIONS, precision_of
+from ..nets.trained import BackboneMember
 from ..record import Record
-from ..stage import Ref, State
+from ..stage import Ref
 
 MULTIPLE = 32  # of a side of the padded image, so that levels up to P5 halve exactly
 
@@ -24,7 +23,7 @@ def enlarged_size(height: int, width: int, shorter: int, longest: int) -> tuple[
     return max(int(height * scale), 1), max(int(width * scale), 1)
 
 
-class FPN(Member):
+class FPN(BackboneMember):
     """The levels of an image: resized and padded to multiples of 32, through a backbone, and top-down again.
 
     backbone, weights, random_state: as nets.backbones.load takes them; weights may be a Ref.
@@ -40,9 +39,6 @@ class FPN(Member):
     """
 
     needs = ("image",)
-    speed: ClassVar[tuple[str, ...]] = ("device",)
-    files: ClassVar[tuple[str, ...]] = ("weights",)
-    at_use: ClassVar[tuple[str, ...]] = ("precision",)
 
     def __init__(self, backbone: str = "resnet50", weights: str | Ref | None = None, size: int = 800,
                  longest: int = 1333, lowest: int = 2, highest: int = 6, channels: int = 256,
@@ -68,36 +64,15 @@ class FPN(Member):
         """The fields of the levels, the finest first."""
         return level_names(self.lowest, self.highest)
 
-    def key_params(self) -> dict[str, Any]:
-        from ..nets.backbones import weights_key
-
-        weights = weights_key(self.backbone, self.weights)
-        return {**super().key_params(), "weights": weights, "precision": precision_of(self.precision, self.device)}
-
     def validate(self) -> None:
-        from ..nets.backbones import check, check_parts
         from ..nets.pyramid import check_levels
 
-        check(self.backbone)
+        super().validate()
         check_levels(self.backbone, self.lowest, self.highest)
         if not 16 <= self.size <= self.longest:
             raise ValueError(f"size is {self.size}; it is in [16, longest], {self.longest}")
         if self.channels < 1:
             raise ValueError(f"channels is {self.channels}; it is at least 1")
-        if self.precision not in PRECISIONS:
-            raise ValueError(f"precision is {self.precision!r}; it is one of {', '.join(PRECISIONS)}")
-        check_parts(self.backbone, [part for part in self.frozen if part != "all"])
-
-    def named(self, param: str) -> State:
-        """The tensors of the weights that `weights` names."""
-        return self._load(self.given("weights")).state_dict()
-
-    def module(self, weights: Any, like: Mapping[str, Any], classes: int) -> Any:
-        from ..nets.backbones import freeze
-
-        net = self._load(weights)
-        freeze(net.body.trunk, self.frozen)
-        return net
 
     def constant(self, net: Any) -> bool:
         return not any(parameter.requires_grad for parameter in net.parameters())
@@ -131,6 +106,9 @@ class FPN(Member):
             "map_scales": (by / strides[:, None]).astype(np.float32),
             "image_scales": np.full(len(strides), np.sqrt(by.prod()), np.float32),
         }
+
+    def _backbone(self, net: Any) -> Any:
+        return net.body
 
     def _load(self, weights: Any) -> Any:
         """The net with the weights of a backbone, its pyramid new; or as a state of such a net has it."""

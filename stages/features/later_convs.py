@@ -7,14 +7,13 @@ from typing import Any, ClassVar
 
 from ...errors import UserError
 from ..nets.frozen import built
-from ..nets.member import Member
 from ..nets.memory import in_batches
-from ..nets.precision import PRECISIONS, precision_of
+from ..nets.trained import BackboneMember
 from ..record import Record
-from ..stage import Ref, State
+from ..stage import Ref
 
 
-class LaterConvs(Member):
+class LaterConvs(BackboneMember):
     """What follows a part of a backbone's trunk, on regions; then the mean over space.
 
     backbone, weights, random_state: as nets.backbones.load takes them; weights may be a Ref.
@@ -30,7 +29,6 @@ class LaterConvs(Member):
     needs = ("features.pool5",)
     gives = ("features.conv5",)
     speed: ClassVar[tuple[str, ...]] = ("batch", "device")
-    files: ClassVar[tuple[str, ...]] = ("weights",)
     at_use: ClassVar[tuple[str, ...]] = ("precision", "batch")
 
     def __init__(self, backbone: str = "resnet50", weights: str | Ref | None = None, behind: str = "layer3",
@@ -45,16 +43,10 @@ class LaterConvs(Member):
         self.device = device
         self.random_state = random_state
 
-    def key_params(self) -> dict[str, Any]:
-        from ..nets.backbones import weights_key
-
-        weights = weights_key(self.backbone, self.weights)
-        return {**super().key_params(), "weights": weights, "precision": precision_of(self.precision, self.device)}
-
     def validate(self) -> None:
-        from ..nets.backbones import check, check_parts, check_until, parts_of, trunk_names
+        from ..nets.backbones import check_until, parts_of, trunk_names
 
-        check(self.backbone)
+        super().validate()
         check_until(self.backbone, "behind", self.behind)
         parts = list(parts_of(self.backbone))
         later = tuple(f"{part}." for part in parts[parts.index(self.behind) + 1 :])
@@ -62,20 +54,6 @@ class LaterConvs(Member):
             raise ValueError(f"behind is {self.behind!r}, and no convolution of {self.backbone} follows")
         if self.batch < 1:
             raise ValueError(f"batch is {self.batch}; it is at least 1")
-        if self.precision not in PRECISIONS:
-            raise ValueError(f"precision is {self.precision!r}; it is one of {', '.join(PRECISIONS)}")
-        check_parts(self.backbone, [part for part in self.frozen if part != "all"])
-
-    def named(self, param: str) -> State:
-        """The tensors of the weights that `weights` names."""
-        return self._load(self.given("weights")).state_dict()
-
-    def module(self, weights: Any, like: Mapping[str, Any], classes: int) -> Any:
-        from ..nets.backbones import freeze
-
-        net = self._load(weights)
-        freeze(net.trunk, self.frozen)
-        return net
 
     def loss(self, net: Any, fields: Mapping[str, Any], generator: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         return {}, {"features.conv5": net.trunk(self._maps(fields["features.pool5"], "")).mean((2, 3)).float()}

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from ...errors import UserError
 from ..nets.frozen import built
 from ..nets.member import Member
-from ..nets.precision import PRECISIONS, precision_of
+from ..nets.precision import check_precision, precision_of
 from ..record import Record
 from ..stage import Ref
 
@@ -64,8 +64,7 @@ class NewFCLayers(Member):
             raise ValueError(f"norm is {self.norm}; it is above 0")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout is {self.dropout}; it is in [0, 1)")
-        if self.precision not in PRECISIONS:
-            raise ValueError(f"precision is {self.precision!r}; it is one of {', '.join(PRECISIONS)}")
+        check_precision(self.precision)
 
     def module(self, weights: Any, like: Mapping[str, Any], classes: int) -> Any:
         import torch

@@ -13,7 +13,7 @@ from . import ranks
 from .draws import TRUTH, Draws, Sampling
 from .member import Member
 from .memory import reuse_freed_memory
-from .precision import PRECISIONS, device_of, low_precision, precision_of
+from .precision import check_precision, device_of, low_precision, precision_of
 
 MADE = ("image", "size", "boxes", "map_scales", "map_offset", "image_scales")  # fields that members need not give
 
@@ -177,8 +177,7 @@ class Jointly(Stage):
         for name in ("lr", "memory", "clip"):
             if getattr(self, name) is not None and not getattr(self, name) > 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it is above 0")
-        if self.precision not in PRECISIONS:
-            raise ValueError(f"precision is {self.precision!r}; it is one of {', '.join(PRECISIONS)}")
+        check_precision(self.precision)
         if "_stages" in self.__dict__:
             self._check_what()
 

@@ -49,6 +49,12 @@ def precision_of(precision: str, device: str) -> str:
     return "bfloat16" if pays else "float32"
 
 
+def check_precision(precision: str) -> None:
+    """ValueError, naming it, for a parameter `precision` that is none."""
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision is {precision!r}; it is one of {', '.join(PRECISIONS)}")
+
+
 def low_precision(device: str, precision: str = "auto") -> Any:
     """A context in which nets in training compute in this number format; their weights stay float32."""
     import torch

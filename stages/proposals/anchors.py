@@ -13,6 +13,8 @@ import numpy as np
 from ..boxes import overlap
 
 STYLES = ("paper", "torchvision")
+SIDES, RATIOS = (128.0, 256.0, 512.0), (0.5, 1.0, 2.0)  # section 3.1.1
+PYRAMID_SIDES = (32.0, 64.0, 128.0, 256.0, 512.0)  # of P2 to P6 (Lin et al., FPN, section 4.1)
 
 
 def base_anchors(sides: Sequence[float], ratios: Sequence[float], style: str = "paper") -> Any:
@@ -36,6 +38,20 @@ def anchors_on(base: Any, cells: Sequence[int], stride: Sequence[float], style: 
     rows, columns = (np.arange(n, dtype=np.float32) + np.float32(middle) for n in cells)
     y, x = np.meshgrid(rows * np.float32(stride[1]), columns * np.float32(stride[0]), indexing="ij")  # h w
     return (np.stack([x, y, x, y], -1).reshape(-1, 1, 4) + base).reshape(-1, 4)
+
+
+def nearest_overlap(boxes: Any, sides: Sequence[float], ratios: Sequence[float], stride: float) -> Any:
+    """IoU of each box (N 4) with the anchor that overlaps it most, N, on a map that has no end.
+
+    For each shape that is the anchor in the cell whose middle is nearest to the box's.
+    """
+    base = base_anchors(sides, ratios)  # A 4
+    half = (boxes[:, 2:] - boxes[:, :2]) / 2  # N 2
+    off = np.abs((boxes[:, :2] + half) % stride - stride / 2)  # N 2, from the middle of the nearest cell
+    low, high = ((off + side * half)[:, None] for side in (-1, 1))  # N 1 2
+    inner = np.clip(np.minimum(high, base[:, 2:]) - np.maximum(low, base[:, :2]), 0, None).prod(2)  # N A
+    union = (2 * half).prod(1)[:, None] + (base[:, 2:] - base[:, :2]).prod(1) - inner
+    return (inner / union).max(1)
 
 
 def inside(boxes: Any, size: Sequence[float]) -> Any:

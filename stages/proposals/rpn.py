@@ -18,7 +18,7 @@ from ..nets.rois import draw
 from ..record import Lazy, Record
 from ..sample import truth_overlaps, usable_truths
 from ..stage import Ref
-from .anchors import STYLES, anchors_on, base_anchors, inside, label_anchors
+from .anchors import RATIOS, SIDES, STYLES, anchors_on, base_anchors, inside, label_anchors
 
 SCORES = {"softmax": 2, "sigmoid": 1}  # values an anchor
 NORMALISED = ("paper", "sampled")
@@ -110,7 +110,7 @@ class RPN(Member):
     at_use: ClassVar[tuple[str, ...]] = ("precision", "pre_nms", "top", "nms", "min_side", "classify", "regress")
 
     def __init__(self, weights: Ref | None = None, *, maps: Sequence[str] = ("map",),
-                 sides: Sequence[float] = (128.0, 256.0, 512.0), ratios: Sequence[float] = (0.5, 1.0, 2.0),
+                 sides: Sequence[float] = SIDES, ratios: Sequence[float] = RATIOS,
                  side_per_map: bool = False, anchor_style: str = "paper", width: int = 512, score: str = "softmax",
                  positive_iou: float = 0.7, negative_iou: float = 0.3, best_positive: bool = True,
                  cross_border: bool = False, sample: int = 256, share: float = 0.5, balance: float = 10.0,

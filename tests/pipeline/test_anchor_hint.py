@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import numpy as np
-from rcnn.pipeline.anchor_hint import best_overlap, hint
+from rcnn.pipeline.anchor_hint import hint
 from rcnn.stages.boxes import overlap
-from rcnn.stages.proposals.anchors import anchors_on, base_anchors
+from rcnn.stages.proposals.anchors import RATIOS, anchors_on, base_anchors, nearest_overlap
 
 
 def test_the_nearest_cell_has_the_best_anchor() -> None:
     rng = np.random.default_rng(0)
     corner = rng.uniform(150, 250, (40, 2))
     boxes = np.concatenate([corner, corner + rng.uniform(10, 150, (40, 2))], 1).astype(np.float32)
-    every = anchors_on(base_anchors((32, 128), (0.5, 1.0, 2.0)), (40, 40), (16, 16))
-    np.testing.assert_allclose(best_overlap(boxes, (32, 128)), overlap(boxes, every).max(1), atol=1e-5)
+    every = anchors_on(base_anchors((32, 128), RATIOS), (40, 40), (16, 16))
+    np.testing.assert_allclose(nearest_overlap(boxes, (32, 128), RATIOS, 16), overlap(boxes, every).max(1), atol=1e-5)
 
 
 def test_small_objects_ask_for_small_sides() -> None:

@@ -96,6 +96,18 @@ def test_what_is_not_alike_is_told() -> None:
     assert said[0] == "backbone: rcnn has alexnet, fast has vgg16"
     assert said[1] == "weights: rcnn has a.pth, fast has DEFAULT"
     assert said[2].startswith("proposals: ")
+    others = [faster("squeezenet1_1", None), faster_4step("squeezenet1_1", None)]  # nothing of these is trained
+    assert [text.partition(":")[0] for text in families.unlike([alike[-1], *others])] == ["proposals"]
+    assert families.unlike([others[0], faster("squeezenet1_1", None)]) == []
+
+
+def test_boxes_of_a_method_that_learns_nothing_are_no_training() -> None:
+    for pipeline, free in (
+        (fast("squeezenet1_1", None), ["proposals"]),
+        (faster("squeezenet1_1", None), []),
+        (faster_unshared("squeezenet1_1", None, search=True), ["search"]),
+    ):
+        assert [step.name for step in pipeline if families.proposes(pipeline.method(step.name))] == free
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:

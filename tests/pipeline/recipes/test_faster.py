@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from rcnn.cache.store import Store
-from rcnn.pipeline import saved
+from rcnn.pipeline import grid, plan, plan_cost, saved
 from rcnn.pipeline.pipeline import Again, Pipeline, Step
 from rcnn.pipeline.recipes import faster, faster_4step, faster_unshared
 from rcnn.pipeline.recipes.shared_map import FIRST
@@ -209,3 +209,23 @@ def test_why_two_of_its_shelves_differ(tmp_path: Path) -> None:
             run.fit(Shapes(3, 1))
             found.append(side(Store(tmp_path), run.shelf("first_proposals")))
     assert "sides [16, 32, 64] -> [16, 32]" in why(*found)
+
+
+@pytest.mark.parametrize("make", [shared, four_steps, unshared, searched])
+def test_commands_before_it_is_trained(make: Any, tmp_path: Path) -> None:
+    """rcnn plan, and rcnn grid's refusals, of nets that wait for others."""
+    grid.refuse(lambda values: Run(make(**values), cache=tmp_path, device="cpu", progress=False), [{}])
+    with Run(make(), cache=tmp_path, device="cpu", progress=False) as run:
+        made = plan.plan(run, Shapes(3, 1), Shapes(2, 2), sample=1)
+    rows = {(row.step, row.use): row for row in made.rows}
+    assert ("training", "fit") in rows
+    assert rows["proposals", "test"].run == 2
+
+
+def test_sizes_in_a_plan_are_of_each_steps_own_boxes() -> None:
+    pipeline = faster_4step("shapenet", None, proposals=300, **SMALL)
+    known = plan_cost.letters(pipeline, Shapes(2))
+    assert known["R"] == 300
+    sizes = {name: plan_cost.by_arithmetic(pipeline.stage(name), pipeline.method(name), known)
+             for name in ("proposals", "best")}  # fmt: skip
+    assert [one.stored for one in sizes.values() if one] == [2000 * 20, 300 * 20]
