@@ -25,7 +25,7 @@ from torchvision.models.detection import fasterrcnn_resnet50_fpn
 
 def random_model(size: int) -> Any:
     torch.manual_seed(0)
-    model = fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=91, min_size=size,
+    model = fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=81, min_size=size,
                                     max_size=size * 1333 // 800).eval()  # fmt: skip
     with torch.no_grad():
         for part in model.modules():
