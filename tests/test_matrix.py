@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from rcnn.pipeline.pipeline import Again, Pipeline, Step
+from rcnn.pipeline.recipes.shared_map import first_map
 from rcnn.pipeline.run import Run
 from rcnn.stages.classifiers.softmax_head import SoftmaxHead
 from rcnn.stages.classifiers.svm import LinearSVMs
@@ -135,11 +136,11 @@ def rpn_of(choice: Choice, maps: Any) -> tuple[tuple[str, ...], list[Step]]:
     if choice["training"] == "jointly" and choice["maps"] == "one":
         return ("proposals",), [Step("proposals", RPN(Ref("training"), **plain))]
     own = ConvMap("shapenet", Ref("rpn_training"), (64,), 100)
-    fields = {name: f"{name}.first" for name in own.gives}
+    rpn = RPN(Ref("rpn_training"), **plain)
     return (), [
         Step("rpn_training", Jointly(("rpn_map", "proposals"), images=1, steps=2)),
-        Step("rpn_map", own, keep=False, fields=fields),
-        Step("proposals", RPN(Ref("rpn_training"), **plain), fields=fields),
+        Step("rpn_map", own, keep=False, fields=first_map(own)),
+        Step("proposals", rpn, fields=first_map(rpn)),
     ]
 
 
