@@ -23,7 +23,7 @@ from ..options import (
     Strict,
     Swaps,
 )
-from ..words import make_run, open_data, pipeline_of, say
+from ..words import make_run, open_data, recipe_of, say
 from .compare import one_output, show
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def grid(
 
     def make(values: Values) -> Pipeline:
         own = [grids.as_set(key, value) for key, value in values.items()]
-        return pipeline_of(recipe, [*sets, *own], swaps, seed)
+        return recipe_of(recipe, [*sets, *own], swaps, seed)
 
     def work(values: Values) -> Run:
         return make_run(make(values), device, jobs, cache)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ..options import CacheDir, Data, Device, Jobs, Recipe, Seed, Sets, Strict, Swaps
-from ..words import make_run, open_data, pipeline_of, say
+from ..words import make_run, open_data, recipe_of, say
 
 
 def train(
@@ -34,7 +34,7 @@ def train(
     from ..report import cost_table
 
     with ranks.joined(device):
-        pipeline = pipeline_of(recipe, sets, swaps, seed)
+        pipeline = recipe_of(recipe, sets, swaps, seed)
         records = open_data(data, strict, cache, jobs)
         run = make_run(pipeline, device, jobs, cache)
         if ranks.rank() == 0:

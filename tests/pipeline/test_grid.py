@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -229,3 +230,18 @@ def test_what_cannot_be_a_grid_is_refused(
     error = capsys.readouterr().err
     assert said in error
     assert len(error.strip().splitlines()) == 1  # and nothing was trained before
+
+
+def test_a_recipe_is_meant_where_a_run_of_its_name_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "hog").mkdir()
+    (tmp_path / "hog" / "recipe.json").write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    data = ["--data", "shapes:2", "--out", "out"]
+    for words in (["train", "hog", "--set", "nonsense=1"], ["grid", "hog", "nonsense=1,2", "--test", "shapes:2:1"]):
+        monkeypatch.setattr(sys, "argv", ["rcnn", *words, *data])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        assert ended.value.code == 2
+        assert "recipe hog has no such parameter" in " ".join(capsys.readouterr().err.split())
