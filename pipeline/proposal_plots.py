@@ -31,6 +31,7 @@ def against_boxes(found: dict[str, Any], path: Path) -> None:
             rows = one["by_boxes"]
             axes.plot([r["used"] for r in rows], [value(r) for r in rows], label=_label(one), **_style(i, one))
         axes.set_xscale("log")
+        axes.xaxis.set_major_formatter("{x:g}")  # powers would be formulas, which `save` draws as they are written
         _finish(axes, title, "boxes an image, mean")
     _legend(figure, panels[0], found)
     save(figure, path)

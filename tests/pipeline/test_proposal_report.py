@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from rcnn.errors import UserError
-from rcnn.pipeline import cli
+from rcnn.pipeline import cli, proposal_plots
 from rcnn.pipeline.measure import Truth, best_overlaps, join, recall_table
 from rcnn.pipeline.proposal_report import TOPS, contender, contenders, measure_one, ordered, short
 from rcnn.stages.record import Record, RecordList
@@ -168,3 +168,14 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
 def test_short_names() -> None:
     assert short("proposals.sliding_window.SlidingWindow:file=a/b.npz") == "SlidingWindow:file=a/b.npz"
     assert short("runs/mine/") == "mine"
+
+
+def test_numbers_on_the_axis_of_boxes_are_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = {"stage": "a", "ranked": True, "by_boxes": [{"used": n, "abo": 0.1} for n in (10, 100, 1000)]}
+    drawn: list[Any] = []
+    monkeypatch.setattr(proposal_plots, "save", lambda figure, _path: drawn.append(figure))
+    monkeypatch.setattr(proposal_plots, "PANELS", dict.fromkeys("ab", lambda row: row["abo"]))
+    proposal_plots.against_boxes({"stages": [stage], "objects": 1, "images": 1}, tmp_path)
+    drawn[0].canvas.draw()
+    labels = [label.get_text() for label in drawn[0].axes[0].get_xticklabels()]
+    assert {"10", "100", "1000"} <= set(labels)
