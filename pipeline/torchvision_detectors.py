@@ -78,7 +78,8 @@ def detector_of(name: str, weights: str) -> Any:
 def imported(model: Any, backbone: str = "resnet50", classes: Sequence[str] = ()) -> Pipeline:
     """A pipeline that detects as a torchvision FasterRCNN on a feature pyramid does, float32.
 
-    classes: names of labels 1..K; those of COCO, by its numbers, where there are 90 and none are given.
+    classes: names of labels 1..K; those of COCO, by its numbers, where there are 90 and none are given. The ten of them
+        that are no class are dropped before suppression; torchvision counts them among the detections of an image.
     UserError if the model has a part that no stage here has.
     """
     heads, rpn = model.roi_heads, model.rpn

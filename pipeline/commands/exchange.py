@@ -44,7 +44,11 @@ def export(
     out: Annotated[Path, typer.Option(help="File for the state: .pth, .pt or .safetensors.")],
     allow: Allow = [],
 ) -> None:
-    """Write a RUN of `faster` with fpn=true as a state of torchvision's detector, and say how to load it."""
+    """Write a RUN of `faster` as a state of torchvision's fasterrcnn_resnet50_fpn, and say how to load it.
+
+    It was trained with backbone=resnet50, fpn=true, proposals__anchor_style=torchvision, features__aligned=false and
+    suppression__top_per_class=null; what else torchvision has not is named.
+    """
     from ..torchvision_detectors import exported, write
 
     state, arguments = exported(pipeline_of(str(run), allow=allow))
@@ -52,5 +56,7 @@ def export(
     said = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
     say(f"the state is in {out}; torchvision reads it so:")
     print(f"model = torchvision.models.detection.fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None, {said})")
-    load = "safetensors.torch.load_file" if out.suffix == ".safetensors" else "torch.load"
-    print(f"model.load_state_dict({load}({str(out)!r}))")
+    path = repr(str(out))
+    safe = out.suffix == ".safetensors"
+    read = f"safetensors.torch.load_file({path})" if safe else f"torch.load({path}, weights_only=True)"
+    print(f"model.load_state_dict({read})")

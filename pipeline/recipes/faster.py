@@ -30,7 +30,8 @@ def faster(
 ) -> Pipeline:
     """A region proposal network on the map of Fast R-CNN, trained together with its heads.
 
-    The map of a ResNet is its C4, and its conv5 goes over each region; that of other nets is their last.
+    The map of one of torchvision's ResNets is its C4, and its conv5 goes over each region; that of other nets is their
+    last.
 
     backbone: a torchvision classification net, `timm:NAME`, or `shapenet`, which is trained on the spot.
     weights: a torchvision weights name, a file, the Ref of a step that learns them, or None (random).
