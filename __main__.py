@@ -2,7 +2,9 @@
 
 import signal
 import sys
-from typing import NoReturn
+from _thread import interrupt_main
+from threading import Timer
+from typing import Any, NoReturn
 
 INTERRUPTED, TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
 
@@ -12,6 +14,7 @@ def main() -> None:
 
     While it is imported, before there is anything to lose, they end the process, as once it is over.
     """
+    sys.unraisablehook = _again
     try:
         from .pipeline.cli import main as command
 
@@ -27,6 +30,15 @@ def main() -> None:
 
 def _end(*_: object) -> NoReturn:
     sys.exit(TERMINATED)
+
+
+def _again(lost: Any) -> None:
+    """A signal heard where Python drops exceptions (in a weak reference's callback, in `__del__`) comes once more."""
+    stops = {KeyboardInterrupt: signal.SIGINT, SystemExit: signal.SIGTERM}
+    if lost.exc_type in stops:
+        Timer(0.01, interrupt_main, [stops[lost.exc_type]]).start()
+    else:
+        sys.__unraisablehook__(lost)
 
 
 if __name__ == "__main__":

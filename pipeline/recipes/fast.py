@@ -9,6 +9,7 @@ from ...stages.features.conv_map import ConvMap
 from ...stages.features.roi_pool import RoIPool
 from ...stages.nets.backbones import check, early_parts, grid_of, layers_of
 from ...stages.nets.jointly import Jointly
+from ...stages.proposals.best import Best
 from ...stages.proposals.selective_search import SelectiveSearch
 from ...stages.stage import Ref
 from ..pipeline import Pipeline, Step
@@ -23,12 +24,14 @@ from .heads import (
     truth_features,
 )
 from .pretraining import pretraining
+from .shared_map import ALL
 
 
 def fast(
     backbone: str = "vgg16",
     weights: str | Ref | None = "DEFAULT",
     proposals: int = 2000,
+    best: int | None = None,
     scales: Sequence[int] = (600,),
     longest: int | None = None,
     fc: Sequence[int] = (1024, 1024),
@@ -45,6 +48,7 @@ def fast(
     backbone: a torchvision classification net, `timm:NAME`, or `shapenet`, which is trained on the spot.
     weights: a torchvision weights name, a file, the Ref of a step that learns them, or None (random).
     proposals: the most boxes an image (section 3: about 2000).
+    best: how many of these are used, the first of them; all if None. Training has them all (Faster R-CNN, table 2).
     scales: shorter sides of the image in pixels (section 4.1: 600; 480, 576, 688, 864 and 1200 in 5.2).
     longest: cap on the longer side in pixels; by default 1000, and 2000 with several scales (5.2).
     fc: widths of new fully connected layers, for a backbone without fc6 and fc7; none: the heads read the pooled map.
@@ -65,13 +69,16 @@ def fast(
     members = ("map", "features", *(step.name for step in above), "head")
     whole = Jointly(members, weights, by=("head.class",) if stage_wise else ())
     boxes = Jointly(members, Ref("training"), by=("head.box",), only=("head.deltas",))
+    more = best is not None
+    given = {"boxes": "boxes.all"} if more else {}
     on_truth = [replace(truth_features(), keep=not above), *([truth_fc()] if above else [])]
     return Pipeline(
         [
             *before,
-            ("proposals", SelectiveSearch(top=proposals)),
-            ("training", whole),
-            *([("box_training", boxes)] if stage_wise else []),
+            Step("proposals", SelectiveSearch(top=proposals), fields=ALL if more else {}),
+            Step("training", whole, fields=given),
+            *([Step("box_training", boxes, fields=given)] if stage_wise else []),
+            *([("best", Best(best))] if best is not None else []),
             Step("map", maps, keep=False),
             Step("features", RoIPool(grid_of(backbone), maps.maps()), keep=svm and not above),
             *above,

@@ -125,6 +125,17 @@ def test_a_stopped_run_goes_on(place: Place, expected: str, stop: signal.Signals
     assert place.run() == (0, expected, "")
 
 
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_where_python_drops_exceptions(
+    place: Place, expected: str, stop: signal.Signals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setenv("UNHEARD", str(int(stop)))
+        status, _, err = place.run(pace=0.2)
+    assert (status, err) == (128 + stop, STOPPED)
+    assert place.run() == (0, expected, "")
+
+
 @pytest.mark.parametrize("after", [0.01, 0.1, 0.4, 0.9])
 def test_ctrl_c_while_libraries_are_imported(place: Place, after: float) -> None:
     words = ["train", "rcnn", "--data", "shapes:2", "--out", "run", "--set", "backbone=shapenet"]

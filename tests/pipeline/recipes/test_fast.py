@@ -145,3 +145,17 @@ def test_early_layers_stay_as_they_are_unless_they_start_at_random() -> None:
     assert (
         fast("squeezenet1_1")["map"].get_params()["frozen"] == fast("vgg16", None)["map"].get_params()["frozen"] == ()
     )
+
+
+def test_trained_on_many_boxes_and_used_on_few(tmp_path: Path) -> None:
+    data, fits = Shapes(3, 1), []
+    for best in (5, 9):
+        pipeline = fast("shapenet", None, best=best, scales=(120,), fc=(16,)).set_params(training__steps=2)
+        pipeline.swap("proposals", SlidingWindow(scales=(24, 48), stride=0.5))
+        with Run(pipeline, cache=tmp_path, device="cpu", progress=False) as run:
+            run.fit(data)
+            fits.append(run.clock.calls())
+            (record, *_) = run.over(data, ("boxes", "boxes.all", "det_boxes"))
+            assert len(record["boxes"]) == best < len(record["boxes.all"])
+            assert np.array_equal(record["boxes"], record["boxes.all"][:best])
+    assert fits[0] > 0 == fits[1]
