@@ -226,14 +226,16 @@ def accuracy(args: argparse.Namespace, data: Any, test: Any) -> None:
     truths = measure.read_truths(test)
     for seed in args.seeds:
         ran, model, mine, its = both(args, data, seed, args.steps)
-        results = {"ours": measure.read_results(ran.over(test)), "torchvision": detect_theirs(model, test, args)}
+        found = ran.over(test, ran.pipeline.outputs)
+        results = {"ours": measure.read_results(found), "torchvision": detect_theirs(model, test, args)}
         for side, taken in (("ours", mine), ("torchvision", its)):
             ap = measure.mean_ap(measure.voc_ap(results[side], truths))
             coco = measure.coco_ap(results[side], truths, len(test.classes))[0]["coco_ap"]
             print(f"seed {seed}, {side}: VOC area AP {ap:.3f}, COCO AP {coco:.3f}, trained in {sum(taken):.0f} s",
                   flush=True)  # fmt: skip
-        found = measure.bootstrap(results["torchvision"], results["ours"], truths)
-        print(f"seed {seed}: {found['difference']:+.3f}, 95 %: {found['low']:+.3f} to {found['high']:+.3f}", flush=True)
+        against = measure.bootstrap(results["torchvision"], results["ours"], truths)
+        said = f"{against['difference']:+.3f}, 95 %: {against['low']:+.3f} to {against['high']:+.3f}"
+        print(f"seed {seed}: {said}", flush=True)
 
 
 def main() -> None:

@@ -27,20 +27,22 @@ AGAINST = ("first", "previous")
 class Measured(NamedTuple):
     """One RUN on the images.
 
-    results: image id -> detections. scores: of measure.scored. clock: what was called for it.
+    results: image id -> detections. masks: these with masks, if any. scores: of measure.scored. clock: what was called
+    for it.
     """
 
     name: str
     method: Method
     results: measure.Results
+    masks: measure.Results | None
     scores: Mapping[str, Any]
     clock: Clock
 
 
 def measured(name: str, run: Run, records: Records) -> Measured:
     """Detections of a trained pipeline through its cache, and how good they are."""
-    results, scores = measure.scored(run.over(records, run.pipeline.outputs), records)
-    return Measured(name, method_of(run), results, scores, run.clock)
+    found = measure.scored(run.over(records, run.pipeline.outputs), records)
+    return Measured(name, method_of(run), *found, run.clock)
 
 
 def measure_all(
@@ -119,19 +121,26 @@ def compare(
     against: for each RUN the position of the one that it is held against, or None. metric: one of CLAIMS.
     resamples: of the images, for intervals of 95 %. by_class: an interval for each class too.
     Each row of "runs" has its metrics (by class too), the objects lost by step and, where it is held against
-    another, the difference (measure.bootstrap's) and what changed. "left_out": what of the data was not measured.
+    another, the difference (measure.bootstrap's; of masks, where both have them, over COCO's IoUs) and what changed.
+    "left_out": what of the data was not measured.
     UserError if there is no object in the images.
     """
     truths = measure.read_truths(records)
+    masks = measure.read_mask_truths(records) if any(run.masks for run in runs) else None
     rows = []
     with Bars(sys.stderr.isatty()) as bars:
         bars.start("bootstrap", len(runs))
         for run, base in zip(runs, against):
-            row: dict[str, Any] = {"run": run.name, **run.scores, "against": None, "difference": None, "changed": []}
+            row: dict[str, Any] = {"run": run.name, **run.scores, "against": None, "difference": None,
+                                   "mask_difference": None, "changed": []}  # fmt: skip
             if base is not None:
                 other = runs[base]
                 row |= {"against": other.name, "changed": changes(other.method, run.method)}
                 row["difference"] = measure.bootstrap(other.results, run.results, truths, metric, n=resamples)
+                if masks and run.masks and other.masks:
+                    row["mask_difference"] = measure.bootstrap(
+                        other.masks, run.masks, masks, metric, iou=measure.COCO_IOUS, n=resamples
+                    )
                 if by_class:
                     row["by_class"] = class_differences(other, run, truths, records.classes, metric, resamples)
             rows.append(row)

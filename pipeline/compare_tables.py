@@ -8,7 +8,7 @@ from typing import Any
 
 from .compare import CLAIMS
 from .measure import ERRORS
-from .report import LOST_CAPTION, METRICS, left_out_words
+from .report import LOST_CAPTION, MASK_METRICS, METRICS, left_out_words
 from .tables import LINE, Table, number
 
 DIFFERENCE_HEAD = ["difference", "low", "high", "order"]
@@ -19,6 +19,7 @@ def tables(found: Mapping[str, Any], head: str = "RUN") -> list[Table]:
     """All tables of what `compare` found. head: of the column that names the RUNs."""
     return [
         accuracy_table(found, head),
+        *mask_tables(found, head),
         *difference_tables(found, head),
         *lost_tables(found, head),
         *class_tables(found),
@@ -26,8 +27,17 @@ def tables(found: Mapping[str, Any], head: str = "RUN") -> list[Table]:
 
 
 def difference_tables(found: Mapping[str, Any], head: str = "RUN") -> list[Table]:
-    """Empty where nothing is held against another."""
-    return [difference_table(found, head)] if any(row["difference"] for row in found["runs"]) else []
+    """Of boxes, and of masks where two have them. Empty where nothing is held against another."""
+    boxes = [difference_table(found, head)] if any(row["difference"] for row in found["runs"]) else []
+    masks = [mask_difference_table(found, head)] if any(row["mask_difference"] for row in found["runs"]) else []
+    return [*boxes, *masks]
+
+
+def mask_tables(found: Mapping[str, Any], head: str = "RUN") -> list[Table]:
+    """COCO's numbers of masks, a row a RUN. Empty where none has any."""
+    rows = [[row["run"], *(number(row["metrics"].get(name)) for name in MASK_METRICS)] for row in found["runs"]
+            if "mask_coco_ap" in row["metrics"]]  # fmt: skip
+    return [Table("COCO's AP of masks, mean over classes", [head, *MASK_METRICS.values()], rows)] if rows else []
 
 
 def lost_tables(found: Mapping[str, Any], head: str = "RUN") -> list[Table]:
@@ -49,9 +59,20 @@ def accuracy_table(found: Mapping[str, Any], head: str = "RUN") -> Table:
 
 def difference_table(found: Mapping[str, Any], head: str = "RUN") -> Table:
     """A row a RUN: its AP, how it differs from the one that it is held against, and what was changed."""
-    name = CLAIMS[found["metric"]]
+    return _differences(found, head, found["metric"], CLAIMS[found["metric"]], "difference")
+
+
+def mask_difference_table(found: Mapping[str, Any], head: str = "RUN") -> Table:
+    """The same of masks, over COCO's IoUs."""
+    kind = CLAIMS[found["metric"]]
+    made = _differences(found, head, "mask_coco_ap", "COCO's mask AP", "mask_difference")
+    title = f"difference of masks in {kind}, mean over IoU 0.5 to 0.95, {against_words(found)}"
+    return made._replace(title=title)
+
+
+def _differences(found: Mapping[str, Any], head: str, metric: str, name: str, difference: str) -> Table:
     rows = [
-        [r["run"], number(r["metrics"][found["metric"]]), *_difference(r["difference"]), LINE.join(r["changed"])]
+        [r["run"], number(r["metrics"].get(metric)), *_difference(r[difference]), LINE.join(r["changed"])]
         for r in found["runs"]
     ]
     title = f"difference in {name}, {against_words(found)}"

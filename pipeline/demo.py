@@ -29,7 +29,7 @@ def demo(out: Path, device: str = "auto", jobs: int | None = None, cache: Path |
     run.fit(train)
     saved.save(pipeline, out / "run")
     found = _drawn(run.over(test, pipeline.outputs), train.classes, out / "pictures")
-    _results, scores = measure.scored(found, test)
+    scores = measure.scored(found, test).scores
     tables = _tables(run, {**scores, "left_out": measure.left_out(test)})
     for table in tables:
         emit(table)

@@ -109,3 +109,12 @@ class ShelfCheckpoint:
 def on_host(state: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """A state as numpy arrays, numbers as arrays of no dimension."""
     return {name: np.asarray(host(value)) for name, value in state.items()}
+
+
+def refuse_without_masks(data: Records, step: str) -> None:
+    """UserError if an image has no annotated masks; step: what learns from them."""
+    bare = [record.id for record in data if "truth_masks" not in record]
+    if bare:
+        some = f"{len(bare)} of {len(data)} images have" if len(bare) > 1 else f"image {bare[0]!r} has"
+        which = f"; the first is {bare[0]!r}" if len(bare) > 1 else ""
+        raise UserError(f"step {step!r} learns from annotated masks, and {some} none{which}")

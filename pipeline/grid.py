@@ -184,6 +184,7 @@ def tables(found: Mapping[str, Any]) -> list[Table]:
     differences = [_of_points(found, table) for table in compare_tables.difference_tables(found, head)]
     return [
         compare_tables.accuracy_table(found, head),
+        *compare_tables.mask_tables(found, head),
         *compare_tables.lost_tables(found, head),
         *compare_tables.class_tables(found),
         *differences,

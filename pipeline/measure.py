@@ -1,8 +1,8 @@
 """How good: average precision after VOC and COCO, proposal recall, errors by stage, paired bootstrap.
 
 VOC's 11-point AP, VOC's area AP and COCO's AP at IoU 0.5 are three numbers; each is named wherever it is
-given. Objects that VOC calls difficult, and those that COCO calls crowd, are neither hits nor misses, under
-all measures.
+given. All are of boxes, and of masks too where detections and objects have them: then the overlap is that of masks.
+Objects that VOC calls difficult, and those that COCO calls crowd, are neither hits nor misses, under all measures.
 """
 
 from __future__ import annotations
@@ -18,17 +18,20 @@ import numpy as np
 from ..errors import UserError
 from ..stages.boxes import area, overlap
 from ..stages.datasets.problem import Problem
+from ..stages.masks import RLE, area_of, box_of, rle_of
+from ..stages.masks import overlap as mask_overlap
 from ..stages.record import Record, Records
 from .wrap import host
 
 VOC_METRICS = ("area", "11pt")
+COCO_IOUS = tuple(0.5 + 0.05 * i for i in range(10))  # over which COCO's AP is a mean
 FIRST = 3  # sentences on what was left out that a result holds
 # MATLAB's 0:0.1:1, to the bit (it counts from both ends): a recall of exactly 0.3 does not reach 3 * 0.1
 ELEVEN = np.concatenate([0.1 * np.arange(5), [0.5], 1 - 0.1 * np.arange(4, -1, -1)])
 
 
 class Detections(NamedTuple):
-    """What was found in one image: boxes D 4, scores D, labels D in 1..K."""
+    """What was found in one image: boxes D 4 (or in their place masks, D RLEs), scores D, labels D in 1..K."""
 
     boxes: Any
     scores: Any
@@ -36,7 +39,7 @@ class Detections(NamedTuple):
 
 
 class Truth(NamedTuple):
-    """What is in one image: boxes T 4, labels T, ignored T (difficult or crowd), areas T in pixels."""
+    """What is in one image: boxes T 4 (or masks, T RLEs), labels T, ignored T (difficult or crowd), areas T, pixels."""
 
     boxes: Any
     labels: Any
@@ -75,6 +78,34 @@ def _by_id(pairs: Iterable[tuple[str, T]]) -> dict[str, T]:
 
 def _detections(record: Record) -> Detections:
     return Detections(*(host(record[f"det_{name}"]) for name in Detections._fields))
+
+
+def _detected_masks(record: Record) -> Detections:
+    """The detections of a record with their masks, pasted into the image one by one, in the place of boxes."""
+    found = _detections(record)
+    height, width = (int(side) for side in host(record["size"]))
+    grids = host(record["det_masks"])
+    return found._replace(boxes=_rles([rle_of(m, b, height, width) for m, b in zip(grids, found.boxes)]))
+
+
+def _rles(masks: Sequence[RLE]) -> Any:
+    """RLEs as an array, that can be indexed as boxes are."""
+    made = np.empty(len(masks), object)
+    made[:] = masks
+    return made
+
+
+def read_mask_truths(records: Iterable[Record]) -> dict[str, Truth] | None:
+    """The truth of records with their masks in the place of boxes; None if an image has none of its own."""
+    found = {}
+    for record in records:
+        if "truth_masks" not in record:
+            return None
+        masks = record["truth_masks"]
+        found[record.id] = _truth(record)._replace(
+            boxes=_rles(masks), areas=np.array([area_of(mask) for mask in masks], np.float64)
+        )
+    return found
 
 
 def _truth(record: Record) -> Truth:
@@ -240,7 +271,8 @@ def coco_ap(
 
 def _coco_eval(results: Results, truths: Truths, classes: int, fast: bool) -> Any:
     make, evaluator = _coco_library(fast)
-    images = [{"id": i} for i in range(1, len(truths) + 1)]
+    masks = any(truth.boxes.dtype == object for truth in truths.values())
+    images = [{"id": i, **_size(results[name], truth)} for i, (name, truth) in enumerate(truths.items(), 1)]
     header = {"images": images, "categories": [{"id": k} for k in range(1, classes + 1)]}
     with contextlib.redirect_stdout(io.StringIO()):  # COCOeval prints as it goes
         sides = []
@@ -250,7 +282,7 @@ def _coco_eval(results: Results, truths: Truths, classes: int, fast: bool) -> An
             side.dataset = {**header, "annotations": numbered}
             side.createIndex()
             sides.append(side)
-        evaluated = evaluator(*sides, iouType="bbox")
+        evaluated = evaluator(*sides, iouType="segm" if masks else "bbox")
         evaluated.evaluate()
         evaluated.accumulate()
     return evaluated
@@ -271,7 +303,7 @@ def _coco_library(fast: bool) -> tuple[Any, Any]:
 
 def _coco_truths(truths: Truths) -> list[dict[str, Any]]:
     return [
-        {"image_id": i, "category_id": int(k), "iscrowd": int(ignored), **_coco_box(box), "area": float(size)}
+        {"image_id": i, "category_id": int(k), "iscrowd": int(ignored), **_coco_region(box), "area": float(size)}
         for i, truth in enumerate(truths.values(), 1)
         for box, k, ignored, size in zip(*truth)
     ]
@@ -279,14 +311,24 @@ def _coco_truths(truths: Truths) -> list[dict[str, Any]]:
 
 def _coco_results(results: Results, truths: Truths) -> list[dict[str, Any]]:
     return [
-        {"image_id": i, "category_id": int(k), "iscrowd": 0, **_coco_box(box), "score": float(score)}
+        {"image_id": i, "category_id": int(k), "iscrowd": 0, **_coco_region(box), "score": float(score)}
         for i, name in enumerate(truths, 1)
         for box, score, k in zip(*results[name])
     ]
 
 
-def _coco_box(box: Any) -> dict[str, Any]:
-    x0, y0, x1, y1 = (float(value) for value in box)
+def _size(found: Detections, truth: Truth) -> dict[str, int]:
+    """Height and width of an image, as its masks say it."""
+    rles = [one for one in (*found.boxes, *truth.boxes) if isinstance(one, dict)]
+    return dict(zip(("height", "width"), rles[0]["size"])) if rles else {}
+
+
+def _coco_region(region: Any) -> dict[str, Any]:
+    """Of a box, or of a mask's RLE, what COCOeval reads."""
+    if isinstance(region, dict):
+        x0, y0, x1, y1 = (float(value) for value in box_of(region))
+        return {"segmentation": region, "bbox": [x0, y0, x1 - x0, y1 - y0], "area": area_of(region)}
+    x0, y0, x1, y1 = (float(value) for value in region)
     return {"bbox": [x0, y0, x1 - x0, y1 - y0], "area": (x1 - x0) * (y1 - y0)}
 
 
@@ -304,14 +346,32 @@ def _coco_number(evaluated: Any, name: str, label: Any) -> float:
 # -- all of them -----------------------------------------------------------------------------------------
 
 
-def evaluate(results: Results, records: Records, fast: bool = False) -> dict[str, Any]:
+def evaluate(results: Results, records: Records, fast: bool = False, masks: Results | None = None) -> dict[str, Any]:
     """{"metrics": {name: value}, "per_class": {class: {name: value, "truths": n}}}, ready for JSON.
 
-    Names: "voc_11pt", "voc_area" (IoU 0.5) and COCO_METRICS. None where there is nothing to find.
-    records: hold the `truth_*` fields; their `classes` names labels 1..K.
+    Names: "voc_11pt", "voc_area" (IoU 0.5) and COCO_METRICS; those of masks begin with "mask_". None where there is
+    nothing to find.
+    records: hold the `truth_*` fields; their `classes` names labels 1..K. masks: the results with masks in the place
+        of boxes; measured if every image has annotated masks.
     UserError if the two are not of the same images, or a label is none of the classes.
     """
-    truths, classes = read_truths(records), tuple(records.classes)
+    found = _evaluated(results, read_truths(records), tuple(records.classes), fast)
+    truths = read_mask_truths(records) if masks is not None else None
+    if masks is None or truths is None:
+        return found
+    of_masks = _evaluated(masks, truths, tuple(records.classes), fast)
+    by_class = of_masks["per_class"]
+    return {
+        "metrics": {**found["metrics"], **_prefixed(of_masks["metrics"])},
+        "per_class": {name: {**row, **_prefixed(by_class[name])} for name, row in found["per_class"].items()},
+    }
+
+
+def _prefixed(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {f"mask_{name}": value for name, value in values.items() if name != "truths"}
+
+
+def _evaluated(results: Results, truths: Truths, classes: Sequence[str], fast: bool) -> dict[str, Any]:
     _check_labels(results, truths, len(classes))
     matches = match(results, truths)
     voc = {f"voc_{metric}": _voc_aps(matches, metric, len(truths)) for metric in reversed(VOC_METRICS)}
@@ -434,28 +494,43 @@ def errors_by_stage(
     ]
 
 
-def read_all(records: Iterable[Record], min_score: float = 0.0) -> tuple[dict[str, Detections], dict[str, int]]:
-    """The detections of records, and how many objects each stage lost, in one pass.
+def read_all(
+    records: Iterable[Record], min_score: float = 0.0
+) -> tuple[dict[str, Detections], dict[str, Detections] | None, dict[str, int]]:
+    """The detections of records, these with masks if they have any, and how many objects each stage lost, in one pass.
 
     Objects are counted where the records hold truth, `boxes` and `scores` beside the detections.
     UserError if two records have one id.
     """
     fates: Counter[str] = Counter()
+    masks: dict[str, Detections] = {}
 
     def read() -> Iterator[tuple[str, Detections]]:
         for record in records:
             found = _detections(record)
             fates.update(_fates(record, found, min_score))
+            if "det_masks" in record:
+                masks[record.id] = _detected_masks(record)
             yield record.id, found
 
     results = _by_id(read())
-    return results, {fate: fates[fate] for fate in ERRORS} if fates else {}
+    return results, masks or None, {fate: fates[fate] for fate in ERRORS} if fates else {}
 
 
-def scored(detected: Iterable[Record], data: Records) -> tuple[dict[str, Detections], dict[str, Any]]:
-    """The detections of a data set's records, and `evaluate` of them with "lost": objects by what befell them."""
-    results, lost = read_all(detected)
-    return results, {**evaluate(results, data), "lost": lost}
+class Scored(NamedTuple):
+    """results: image id -> detections. masks: the same with masks, if they have any. scores: of `evaluate`, and "lost":
+    objects by what befell them.
+    """
+
+    results: Results
+    masks: Results | None
+    scores: dict[str, Any]
+
+
+def scored(detected: Iterable[Record], data: Records) -> Scored:
+    """The detections of a data set's records, and how good they are."""
+    results, masks, lost = read_all(detected)
+    return Scored(results, masks, {**evaluate(results, data, masks=masks), "lost": lost})
 
 
 def _fates(record: Record, found: Detections, min_score: float) -> list[str]:
@@ -493,13 +568,14 @@ def bootstrap(
     truths: Truths,
     metric: str = "voc_area",
     *,
-    iou: float = 0.5,
+    iou: float | Sequence[float] = 0.5,
     n: int = 1000,
     seed: int = 0,
 ) -> dict[str, Any]:
     """How much better `second` is than `first`, with a paired bootstrap over images, 95 %.
 
-    metric: "voc_area" or "voc_11pt", the mean over classes. n: resamples. seed: draws them.
+    metric: "voc_area" or "voc_11pt", the mean over classes. iou: from which on an object is found; of several the mean
+        over them is compared. n: resamples. seed: draws them.
     Returns {"difference", "low", "high", "resolved": whether the interval excludes 0}. Matches are made
     once: an image drawn three times counts three times. UserError if the images are not the same, or hold
     no object.
@@ -512,7 +588,12 @@ def bootstrap(
     images = len(truths)
     drawn = np.random.default_rng(seed).multinomial(images, np.full(images, 1 / images), size=n)
     weights = np.concatenate([np.ones((1, images), np.int64), drawn])  # the sample itself, then n resamples
-    before, after = (_mean_aps(match(results, truths, iou), kind, weights) for results in (first, second))
+    ious = [iou] if isinstance(iou, (int, float)) else list(iou)
+
+    def mean(results: Results) -> Any:
+        return np.mean([_mean_aps(match(results, truths, one), kind, weights) for one in ious], 0)
+
+    before, after = mean(first), mean(second)
     difference = after - before
     low, high = np.nanpercentile(difference[1:], [2.5, 97.5])
     return {
@@ -556,8 +637,10 @@ def top_per_set(results: Results, per_image: float = 40) -> dict[str, Detections
 
 
 def _overlap(a: Any, b: Any) -> Any:
-    """IoU in float64, as the devkit has it (with whole pixels, 0.5 itself is common); 0 for empty boxes."""
+    """IoU of boxes or masks in float64, as the devkit has it (with whole pixels, 0.5 itself is common); 0 for none."""
     import torch
 
+    if object in (a.dtype, b.dtype):
+        return mask_overlap(list(a), list(b), np.zeros(len(b), bool))
     ious = overlap(*(torch.as_tensor(np.asarray(boxes, np.float64)).reshape(-1, 4) for boxes in (a, b)))
     return ious.nan_to_num().numpy()

@@ -10,6 +10,7 @@ import numpy as np
 
 from ..cache import files
 from ..stages.boxes import decode
+from ..stages.masks import pasted
 from ..stages.proposals.selective.regions import REGION_FIELDS, cut, mask
 from ..stages.record import Record
 from .wrap import host
@@ -41,7 +42,7 @@ def detections(
 def step(record: Record, fields: Sequence[str], classes: Sequence[str], path: Path) -> None:
     """Draw what a step gave for an image, a panel a field; what has no picture of its own is a matrix."""
     named = [field for field in fields if field.split(".")[0] not in NO_PICTURE and not field.startswith("det_")]
-    if "det_boxes" in fields:
+    if "det_boxes" in fields or "det_masks" in fields:
         named.append("det_boxes")
     figure, panels = _figure(record, len(named))
     for axes, field in zip(panels, named):
@@ -145,6 +146,8 @@ def _draw_detections(axes: Any, record: Record, classes: Sequence[str], min_scor
     order = np.argsort(-scores, kind="stable")
     shown = order[:BEST] if min_score is None else order[scores[order] >= min_score][:MANY]
     for i in shown[::-1]:
+        if "det_masks" in record:
+            _mask(axes, host(record["det_masks"])[i], boxes[i], record["image"].shape, _colour(labels[i] - 1))
         _box(axes, boxes[i], _colour(labels[i] - 1), f"{_class(classes, labels[i])} {scores[i]:.2f}")
     which = "the best" if min_score is None else f"score from {min_score:g} on:"
     axes.set_xlabel(f"{which} {len(shown)} of {len(scores)} detections", fontsize=8)
@@ -189,6 +192,19 @@ def _box(axes: Any, box: Any, colour: Any, text: str = "", width: float = 1.8, d
         axes.text(
             x0, y0, text, fontsize=7, color=_readable(colour), bbox=back, verticalalignment="bottom", clip_on=True
         )
+
+
+def _mask(axes: Any, mask: Any, box: Any, shape: Any, colour: Any) -> None:
+    """A detection's mask over the image, half to be seen through."""
+    found, rows, columns = pasted(mask, box, shape[0], shape[1])
+    if found.any():
+        tint = np.zeros((*found.shape, 4))
+        tint[found] = (*colour[:3], 0.5)
+        extent = (columns.start - 0.5, columns.stop - 0.5, rows.stop - 0.5, rows.start - 0.5)
+        limits = axes.get_xlim(), axes.get_ylim()
+        axes.imshow(tint, extent=extent, interpolation="none")
+        axes.set_xlim(limits[0])
+        axes.set_ylim(limits[1])
 
 
 def _class(classes: Sequence[str], label: int) -> str:

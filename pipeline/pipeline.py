@@ -22,6 +22,7 @@ SOURCES = (
     "truth_masks",
 )  # what a data set may give
 DETECTIONS = ("det_boxes", "det_scores", "det_labels")
+MASKS = "det_masks"
 
 
 class Again:
@@ -165,7 +166,8 @@ class Pipeline:
     steps: (name, stage) pairs or Step objects, in order. The pipeline takes copies of the stages, so that what one
         pipeline learns is in no other.
     name: of the recipe.
-    outputs: the fields that a call gives; what only training needs is not run for them.
+    outputs: the fields that a call gives; what only training needs is not run for them. None: detections, with their
+        masks if a step gives these.
     Raises ValueError, naming the step and the field, if the steps cannot work together.
     """
 
@@ -174,13 +176,13 @@ class Pipeline:
         steps: Iterable[Step | tuple[str, Stage | Again]],
         *,
         name: str = "pipeline",
-        outputs: Sequence[str] = DETECTIONS,
+        outputs: Sequence[str] | None = None,
     ):
         given = [step if isinstance(step, Step) else Step(*step) for step in steps]
         own = [s if isinstance(s.stage, Again) else dataclasses.replace(s, stage=s.stage.clone()) for s in given]
         self.steps: list[Step] = own
         self.name = name
-        self.outputs = tuple(outputs)
+        self.outputs = (*DETECTIONS, *self._masks()) if outputs is None else tuple(outputs)
         self.classes: tuple[str, ...] = ()
         self.category_ids: tuple[int, ...] = ()  # COCO's numbers of the classes, where the data had them
         self.keys: dict[str, str] = {}  # of fitted steps: step -> state key
@@ -403,7 +405,8 @@ class Pipeline:
             step = self.step(member)
             for inner in self.method(member).needs:
                 outer = step.fields.get(inner, inner)
-                if inner in given and inner != "boxes" and authors.get(outer) != given[inner]:
+                author = self.origin(authors[outer]) if outer in authors else None
+                if inner in given and inner != "boxes" and author != given[inner]:
                     raise ValueError(
                         f"step {name!r} (Jointly) trains {member!r} on the {inner!r} of {given[inner]!r}; at use it "
                         f"reads {outer!r} of {authors.get(outer)!r}"
@@ -446,6 +449,10 @@ class Pipeline:
             for field in self.stage(name).needs:
                 if field.startswith("truth"):
                     raise ValueError(f"step {name!r} reads {field!r} in detection, where there is no truth")
+
+    def _masks(self) -> tuple[str, ...]:
+        """The field of the masks of detections, if a step gives it."""
+        return (MASKS,) if any(MASKS in self.stage(step.name).gives for step in self.steps) else ()
 
     # -- use -----------------------------------------------------------------------------------------
 

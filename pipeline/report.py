@@ -22,6 +22,14 @@ METRICS = {
     "coco_ap": "COCO AP",
     "coco_ap75": "COCO AP75",
 }  # the columns; every table names its metric
+MASK_METRICS = {
+    "mask_coco_ap": "mask AP",
+    "mask_coco_ap50": "mask AP50",
+    "mask_coco_ap75": "mask AP75",
+    "mask_coco_ap_small": "small",
+    "mask_coco_ap_medium": "medium",
+    "mask_coco_ap_large": "large",
+}  # COCO's, of masks
 ALL_CACHED = "no stage was called: all is from the cache"
 LOST_CAPTION = "at IoU 0.5; classified low: no covering proposal scores above 0"
 STYLE = (
@@ -40,13 +48,24 @@ def ap_table(found: Mapping[str, Any]) -> Table:
     rows = [[name, str(row["truths"]), *_metrics(row)] for name, row in found["per_class"].items()]
     total = sum(row["truths"] for row in found["per_class"].values())
     rows.append(["mean over classes", str(total), *_metrics(found["metrics"])])
-    more = ", ".join(f"{name} {number(value)}" for name, value in found["metrics"].items() if name not in METRICS)
+    others = {name: value for name, value in found["metrics"].items() if name not in METRICS}
+    more = ", ".join(f"{name} {number(value)}" for name, value in others.items() if not name.startswith("mask_"))
     caption = LINE.join(filter(None, [more, left_out_words(found["left_out"])]))
     return Table("average precision", ["class", "objects", *METRICS.values()], rows, caption)
 
 
-def _metrics(values: Mapping[str, float | None]) -> list[str]:
-    return [number(values.get(name)) for name in METRICS]
+def mask_tables(found: Mapping[str, Any]) -> list[Table]:
+    """The same of masks, COCO's numbers; empty where none were measured."""
+    if not set(MASK_METRICS) <= found["metrics"].keys():
+        return []
+    rows = [[name, *_metrics(row, MASK_METRICS)] for name, row in found["per_class"].items()]
+    rows.append(["mean over classes", *_metrics(found["metrics"], MASK_METRICS)])
+    caption = f"VOC area AP of masks, IoU 0.5: {number(found['metrics']['mask_voc_area'])}"
+    return [Table("average precision of masks", ["class", *MASK_METRICS.values()], rows, caption)]
+
+
+def _metrics(values: Mapping[str, float | None], names: Mapping[str, str] = METRICS) -> list[str]:
+    return [number(values.get(name)) for name in names]
 
 
 def left_out_words(left: Mapping[str, Any]) -> str:

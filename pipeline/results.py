@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
+from ..stages.masks import rle_of
 from ..stages.record import Record
 from .wrap import host
 
@@ -16,10 +17,12 @@ def coco_results(
 ) -> list[dict[str, Any]]:
     """COCO's results format (bbox = [x, y, width, height]), `file_name` and `category` beside the numbers.
 
+    Detections with masks have a `segmentation` too, a compressed RLE; then the record holds `size`.
     classes: names of labels 1..K. category_ids: their COCO numbers; the labels themselves if there are none.
     """
     numbers = tuple(category_ids) or range(1, len(classes) + 1)
     boxes, scores, labels = (host(record[f"det_{name}"]) for name in ("boxes", "scores", "labels"))
+    masks = list(_segmentations(record)) if "det_masks" in record else [{}] * len(labels)
     return [
         {
             "image_id": image_id,
@@ -28,9 +31,18 @@ def coco_results(
             "category": classes[label - 1],
             "bbox": [round(float(v), 3) for v in (x0, y0, x1 - x0, y1 - y0)],
             "score": float(score),
+            **mask,
         }
-        for (x0, y0, x1, y1), score, label in zip(boxes.tolist(), scores, labels.tolist())
+        for (x0, y0, x1, y1), score, label, mask in zip(boxes.tolist(), scores, labels.tolist(), masks)
     ]
+
+
+def _segmentations(record: Record) -> Iterator[dict[str, Any]]:
+    """Of each detection its mask as COCO's JSON has it."""
+    height, width = (int(side) for side in host(record["size"]))
+    for mask, box in zip(host(record["det_masks"]), host(record["det_boxes"])):
+        rle = rle_of(mask, box, height, width)
+        yield {"segmentation": {"size": [height, width], "counts": rle["counts"].decode()}}
 
 
 def describe(name: str, value: Any) -> str:

@@ -21,7 +21,7 @@ from ..stages.record import Record, Records
 from ..stages.stage import NoCheckpoint, Stage
 from . import rates
 from .about import Shelves
-from .fitting import Digests, FitRecords, ShelfCheckpoint, on_host
+from .fitting import Digests, FitRecords, ShelfCheckpoint, on_host, refuse_without_masks
 from .keys import Keys
 from .pipeline import Pipeline
 from .processes import cores
@@ -104,7 +104,7 @@ class Run:
 
         steps: more steps to learn, such as give a state and no field.
         only: compute nothing but this step, as in `over`.
-        UserError if there are no images, or no classes where a step learns from them.
+        UserError if there are no images, or no classes or masks where a step learns from them.
         """
         names = self.pipeline.taught(self.pipeline.outputs if fields is None else fields, steps)
         if not len(data):
@@ -114,6 +114,8 @@ class Run:
         if not data.classes and not all(self.pipeline.step(name).apart for name in names):
             raise UserError("the data set has no annotations to learn from")
         for name in names:
+            if "truth_masks" in self.pipeline.stage(name).learns and not self.pipeline.step(name).apart:
+                refuse_without_masks(data, name)
             if self.pipeline.stage(name).distributed:
                 self.pipeline.stage(name).check_processes(ranks.count())
         self.pipeline.classes, self.pipeline.keys = tuple(data.classes), {}

@@ -1,4 +1,4 @@
-"""Faster R-CNN of torchvision as a trained pipeline, and the other way: the same numbers from the same weights."""
+"""Faster and Mask R-CNN of torchvision as trained pipelines, and the other way: the same numbers, the same weights."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from ..stages.classifiers.softmax_head import SoftmaxHead
 from ..stages.features.fpn import FPN
 from ..stages.features.new_fc import NewFCLayers
 from ..stages.features.roi_align import RoIAlign
+from ..stages.mask_heads.fcn import MaskHead
 from ..stages.nets.backbones import IMAGENET
 from ..stages.nets.jointly import Jointly
 from ..stages.nets.maps import level_names
@@ -22,9 +23,11 @@ from ..stages.suppression.nms import PerClassNMS
 from .fitting import on_host
 from .pipeline import Pipeline, Step
 
-BACKBONES = {"fasterrcnn_resnet50_fpn": "resnet50"}  # detectors that are known, and their nets
+FASTER, MASK = "fasterrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn"
+BACKBONES = {FASTER: "resnet50", MASK: "resnet50"}  # detectors that are known, and their nets
 TRAINED = Ref("training")
 MEMBERS = ("map", "proposals", "features", "fc", "head")
+CONVS = 4  # of the mask head
 # Ours -> torchvision's beginnings of the names of tensors
 NAMES = {
     "map.body.trunk.": "backbone.body.",
@@ -36,6 +39,9 @@ NAMES = {
     "fc.layers.1.": "roi_heads.box_head.fc7.",
     "head.scores.": "roi_heads.box_predictor.cls_score.",
     "head.deltas.": "roi_heads.box_predictor.bbox_pred.",
+    **{f"masks.convs.{i}.": f"roi_heads.mask_head.{i}.0." for i in range(CONVS)},
+    "masks.up.": "roi_heads.mask_predictor.conv5_mask.",
+    "masks.masks.": "roi_heads.mask_predictor.mask_fcn_logits.",
 }
 EPS = 1e-5  # of our batch norms
 
@@ -76,7 +82,7 @@ def detector_of(name: str, weights: str) -> Any:
 
 
 def imported(model: Any, backbone: str = "resnet50", classes: Sequence[str] = ()) -> Pipeline:
-    """A pipeline that detects as a torchvision FasterRCNN on a feature pyramid does, float32.
+    """A pipeline that detects as a torchvision FasterRCNN or MaskRCNN on a feature pyramid does, float32.
 
     classes: names of labels 1..K; those of COCO, by its numbers, where there are 90 and none are given. The ten of them
         that are no class are dropped before suppression; torchvision counts them among the detections of an image.
@@ -89,8 +95,10 @@ def imported(model: Any, backbone: str = "resnet50", classes: Sequence[str] = ()
     pooler, levels = heads.box_roi_pool, level_names(2, 1 + len(heads.box_roi_pool.featmap_names))
     sizes = rpn.anchor_generator.sizes
     one: dict[str, Any] = {"weights": TRAINED, "precision": "float32"}
+    masks = _mask_steps(heads, told.labels, one) if heads.has_mask() else []
+    members = (*MEMBERS, *(step.name for step in masks))
     steps = [
-        Step("training", Jointly(MEMBERS, steps=70_000, rois=2 * heads.fg_bg_sampler.batch_size_per_image,
+        Step("training", Jointly(members, steps=70_000, rois=2 * heads.fg_bg_sampler.batch_size_per_image,
                                  foreground=heads.fg_bg_sampler.positive_fraction, background_iou=(0.0, 0.5),
                                  precision="float32")),
         Step("map", FPN(backbone, size=int(model.transform.min_size[-1]), longest=int(model.transform.max_size),
@@ -109,13 +117,35 @@ def imported(model: Any, backbone: str = "resnet50", classes: Sequence[str] = ()
              keep=False),
         Step("head", SoftmaxHead(layer="fc", beta=1 / 9, kept=told.labels, **one)),
         Step("suppression", PerClassNMS(heads.nms_thresh, heads.score_thresh, None, heads.detections_per_img)),
+        *masks,
     ]  # fmt: skip
-    pipeline = Pipeline(steps, name="faster")
+    pipeline = Pipeline(steps, name="mask" if masks else "faster")
     state = {f"net_.{name}": value for name, value in ours(model).items()}
     pipeline.stage("training").load_state(state)
     pipeline.classes, pipeline.category_ids = told.names, told.numbers
     pipeline.keys = {"training": digest_state(on_host(state))}
     return pipeline
+
+
+def _mask_steps(heads: Any, kept: Sequence[int], one: Mapping[str, Any]) -> list[Step]:
+    """The mask branch of a torchvision MaskRCNN. UserError if it is another than torchvision makes."""
+    pooler, head = heads.mask_roi_pool, heads.mask_head
+    said = {
+        "roi_heads.mask_head": (type(head).__name__, "MaskRCNNHeads"),
+        "the convolutions of roi_heads.mask_head": (len(head), CONVS),
+        "roi_heads.mask_roi_pool.canonical_scale": (pooler.canonical_scale, 224),
+        "roi_heads.mask_roi_pool.canonical_level": (pooler.canonical_level, 4),
+    }
+    _refuse_unlike(said)
+    (grid, _), levels = pooler.output_size, level_names(2, 1 + len(pooler.featmap_names))
+    width = heads.mask_predictor.conv5_mask.out_channels
+    pooled = {"boxes": "det_boxes", "features.pool5": "det_features.pool5"}
+    return [
+        Step("mask_features", RoIAlign(grid, levels, pooler.sampling_ratio, aligned=False, objects=True), keep=False,
+             fields=pooled),
+        Step("masks", MaskHead(grid=grid, convs=CONVS, width=width, kept=kept, **one),
+             fields={"features.pool5": "det_features.pool5"}),
+    ]  # fmt: skip
 
 
 class Classes(NamedTuple):
@@ -159,13 +189,15 @@ def ours(model: Any) -> dict[str, Any]:
                 found[f"{own}.running_var"] = torch.full_like(part.running_var, 1 - EPS)
     for kind in ("weight", "bias"):
         found[f"head.deltas.{kind}"] = found[f"head.deltas.{kind}"][4:]  # the first four are the background's
+        if f"masks.masks.{kind}" in found:
+            found[f"masks.masks.{kind}"] = found[f"masks.masks.{kind}"][1:]  # so is the first
     weights = torch.tensor(model.roi_heads.box_coder.weights)
     return {**found, "fc.scale": torch.ones(()), "head.scale": torch.ones(()), "head.mean": torch.zeros(4),
             "head.std": 1 / weights}  # fmt: skip
 
 
-def exported(pipeline: Pipeline) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The state of torchvision's fasterrcnn_resnet50_fpn that detects as a pipeline does, and its arguments.
+def exported(pipeline: Pipeline) -> tuple[str, dict[str, Any], dict[str, Any]]:
+    """The detector of torchvision that detects as a pipeline does: its name, its state, and its arguments.
 
     UserError if a stage is one that torchvision has not, or is set as it cannot be.
     """
@@ -184,6 +216,10 @@ def exported(pipeline: Pipeline) -> tuple[dict[str, Any], dict[str, Any]]:
     state["head.deltas.bias"] = torch.cat([torch.zeros_like(bias[:1]), bias]).flatten(0, 1)
     state["head.scores.weight"] = state["head.scores.weight"] * state["head.scale"]
     state["fc.layers.0.weight"] = state["fc.layers.0.weight"] * state["fc.scale"]
+    masks = "masks" in (step.name for step in pipeline)
+    for kind in ("weight", "bias") if masks else ():
+        own = state[f"masks.masks.{kind}"]
+        state[f"masks.masks.{kind}"] = torch.cat([torch.zeros_like(own[:1]), own])
     found: dict[str, Any] = {}
     for mine, its in NAMES.items():
         found |= {its + name.removeprefix(mine): value for name, value in state.items() if name.startswith(mine)}
@@ -193,7 +229,7 @@ def exported(pipeline: Pipeline) -> tuple[dict[str, Any], dict[str, Any]]:
         "box_score_thresh": nms.min_score or 0.0, "box_nms_thresh": nms.threshold,
         "box_detections_per_img": nms.top_per_image,
     }  # fmt: skip
-    return {name: value.contiguous() for name, value in found.items()}, arguments
+    return MASK if masks else FASTER, {name: value.contiguous() for name, value in found.items()}, arguments
 
 
 def write(state: Mapping[str, Any], path: Path) -> None:
@@ -225,15 +261,34 @@ def _refuse_others(pipeline: Pipeline) -> None:
         ("proposals", "regress", True), ("proposals", "min_side", 1e-3), ("features", "maps", level_names(2, 5)),
         ("suppression", "deltas", True),
         ("proposals", "sides", (32.0, 64.0, 128.0, 256.0, 512.0)), ("proposals", "ratios", (0.5, 1.0, 2.0)),
-        ("features", "aligned", False), ("features", "sampling", 2), ("features", "grid", 7),
+        ("features", "aligned", False), ("features", "reduce", "average"), ("features", "sampling", 2),
+        ("features", "grid", 7),
         ("fc", "widths", (1024, 1024)), ("fc", "svd", ()), ("head", "outputs", ("scores", "deltas")),
         ("suppression", "top_per_class", None),
     ):  # fmt: skip
         given = pipeline[step].get_params()[param]
         if (tuple(given) if isinstance(value, tuple) else given) != value:
             raise UserError(f"torchvision's detector has {value!r} for {step}__{param}; here it is {given!r}")
+    if "masks" in names:
+        _refuse_other_masks(pipeline)
     if pipeline["proposals"].nms is None:
         raise UserError("torchvision's detector suppresses proposals; here proposals__nms is None")
+
+
+def _refuse_other_masks(pipeline: Pipeline) -> None:
+    """UserError if the mask branch is another than torchvision's."""
+    head, pooler = pipeline.method("masks"), pipeline.method("mask_features")
+    if not (isinstance(head, MaskHead) and isinstance(pooler, RoIAlign)):
+        raise UserError("torchvision's detector has MaskHead for masks, on RoIAlign")
+    for name, stage, param, value in (
+        ("masks", head, "convs", CONVS), ("masks", head, "width", 256), ("masks", head, "scores", "sigmoid"),
+        ("masks", head, "agnostic", False), ("mask_features", pooler, "grid", 14),
+        ("mask_features", pooler, "sampling", 2), ("mask_features", pooler, "aligned", False),
+        ("mask_features", pooler, "reduce", "average"), ("mask_features", pooler, "maps", level_names(2, 5)),
+    ):  # fmt: skip
+        given = stage.get_params()[param]
+        if (tuple(given) if isinstance(value, tuple) else given) != value:
+            raise UserError(f"torchvision's detector has {value!r} for {name}__{param}; here it is {given!r}")
 
 
 def _check(model: Any) -> None:
@@ -253,8 +308,12 @@ def _check(model: Any) -> None:
         "roi_heads.box_roi_pool.canonical_scale": (first.canonical_scale, 224),
         "roi_heads.box_roi_pool.canonical_level": (first.canonical_level, 4),
         "roi_heads.box_head": (type(heads.box_head).__name__, "TwoMLPHead"),
-        "roi_heads.mask_head": (getattr(heads, "mask_head", None), None),
     }
+    _refuse_unlike(said)
+
+
+def _refuse_unlike(said: Mapping[str, tuple[Any, Any]]) -> None:
+    """UserError if a part, by its name, is not the one that is known here."""
     for what, (value, wanted) in said.items():
         if value != wanted:
             raise UserError(f"the detector has {value} for {what}; only {wanted} is known here")

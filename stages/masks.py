@@ -1,7 +1,8 @@
-"""The only mask maths, all of it pycocotools': compressed run lengths (RLE), bitmaps and COCO's polygons.
+"""The only mask maths: compressed run lengths (RLE), bitmaps and COCO's polygons, all pycocotools'; grids over boxes.
 
 A mask at rest is a compressed RLE, {"size": [H, W], "counts": bytes}; a record's `truth_masks` is a list of
-them. A bitmap is H W bool and lives only while it is looked at.
+them. A bitmap is H W bool and lives only while it is looked at. A detection's mask is a grid of m m probabilities over
+its box, whatever the size of the image, until it is pasted.
 """
 
 from __future__ import annotations
@@ -45,6 +46,97 @@ def area_of(rle: RLE) -> float:
     from pycocotools import mask as coco
 
     return float(coco.area(rle))
+
+
+def overlap(masks: Sequence[RLE], others: Sequence[RLE], crowd: Any) -> Any:
+    """Intersection over union of masks, D T; with a crowd (T bool) the share of the mask inside it, as COCO has it."""
+    from pycocotools import mask as coco
+
+    if not masks or not others:
+        return np.zeros((len(masks), len(others)))
+    return np.asarray(coco.iou(list(masks), list(others), np.asarray(crowd, np.uint8).tolist()))
+
+
+def shares(bitmap: Any, boxes: Any, grid: int) -> Any:
+    """Of each cell of a grid over each box the share that is of the object, n grid grid, in float64.
+
+    bitmap: H W. boxes: n 4, pixels, with a size; what lies outside the image is not of the object. The integral of a
+    bitmap is linear inside a pixel along x and along y, so the shares are exact.
+    """
+    height, width = bitmap.shape
+    integral = np.zeros((height + 1, width + 1))
+    integral[1:, 1:] = bitmap.cumsum(0, np.int64).cumsum(1)
+    steps = np.linspace(0, 1, grid + 1)
+    boxes = np.asarray(boxes, np.float64)[:, :, None]  # n 4 1
+    x, right = _between((boxes[:, 0] + (boxes[:, 2] - boxes[:, 0]) * steps), width)  # n grid+1
+    y, down = _between((boxes[:, 1] + (boxes[:, 3] - boxes[:, 1]) * steps), height)
+    x, right, y, down = x[:, None], right[:, None], y[:, :, None], down[:, :, None]
+    above = integral[y, x] * (1 - right) + integral[y, x + 1] * right
+    below = integral[y + 1, x] * (1 - right) + integral[y + 1, x + 1] * right
+    inside = np.diff(np.diff(above * (1 - down) + below * down, axis=1), axis=2)  # n grid grid
+    return inside / ((boxes[:, 2:] - boxes[:, :2]).prod(1)[:, None] / grid**2)
+
+
+def _between(places: Any, end: int) -> tuple[Any, Any]:
+    """The whole number under each place, kept in [0, end), and how far the place is on the way to the next."""
+    places = places.clip(0, end)
+    before = np.minimum(places.astype(np.int64), end - 1)
+    return before, places - before
+
+
+class TruthMasks:
+    """The annotated masks of an image, from either side.
+
+    masks: T, RLE. mirrored: whether boxes are those of the image's mirror image.
+    """
+
+    def __init__(self, masks: Sequence[RLE], mirrored: bool = False):
+        self.masks, self.mirrored = masks, mirrored
+
+    def targets(self, objects: Any, boxes: Any, grid: int) -> Any:
+        """What of each box is its object, n grid grid bool: cells of which half is (Mask R-CNN, section 3).
+
+        objects: n, indices into the masks. boxes: n 4, pixels.
+        """
+        found = np.zeros((len(boxes), grid, grid), bool)
+        for index in np.unique(objects):
+            mine = objects == index
+            bitmap = decode(self.masks[index])
+            bitmap = bitmap[:, ::-1] if self.mirrored else bitmap
+            found[mine] = shares(bitmap, boxes[mine], grid) >= 0.5
+        return found
+
+
+def pasted(mask: Any, box: Any, height: int, width: int) -> tuple[Any, slice, slice]:
+    """The pixels of an image that are of a detection: a bitmap (h w bool), and the rows and columns that it fills.
+
+    mask: m m, probabilities on a grid over box (4, pixels); between the middles of cells they are linear, and 0 beyond
+    half a cell outside. A pixel is of the object from 0.5 on (Mask R-CNN, section 3.1).
+    """
+    x0, y0, x1, y1 = np.asarray(box, np.float64)
+    rows, columns = _pixels(y0, y1, height), _pixels(x0, x1, width)
+    down, right = _weights(rows, y0, y1, len(mask)), _weights(columns, x0, x1, mask.shape[1])
+    return down @ np.asarray(mask, np.float32) @ right.T >= 0.5, rows, columns
+
+
+def _pixels(start: float, end: float, most: int) -> slice:
+    """The pixels that a stretch touches, of `most` in a row."""
+    first = int(np.clip(np.floor(start), 0, most))
+    return slice(first, max(first, int(np.clip(np.ceil(end), 0, most))))
+
+
+def _weights(pixels: slice, start: float, end: float, grid: int) -> Any:
+    """How much each of `grid` cells between two places has of the middles of these pixels, n grid float32."""
+    places = (np.arange(pixels.start, pixels.stop) + 0.5 - start) / (end - start) * grid - 0.5
+    return np.maximum(1 - np.abs(places[:, None] - np.arange(grid)), 0).astype(np.float32)
+
+
+def rle_of(mask: Any, box: Any, height: int, width: int) -> RLE:
+    """The compressed RLE, in an image of height x width pixels, of a detection's mask as `pasted` has it."""
+    bitmap, rows, columns = pasted(mask, box, height, width)
+    whole = np.zeros((height, width), np.uint8, order="F")
+    whole[rows, columns] = bitmap
+    return encode(whole)
 
 
 def from_coco(segmentation: Any, height: int, width: int) -> RLE:

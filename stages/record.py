@@ -52,6 +52,8 @@ FIELDS: dict[str, Field] = {
     "det_boxes": Field("float32", "D 4", "pixels", "detections"),
     "det_scores": Field("float32", "D", "", "their scores"),
     "det_labels": Field("int64", "D", "1..K", "their classes"),
+    "det_features.*": Field("float", "D F", "", "features of the detections, one field per layer"),
+    "det_masks": Field("float32", "D m m", "0..1", "on a grid over each detection's box, how likely a cell is of it"),
 }
 
 

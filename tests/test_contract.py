@@ -29,6 +29,7 @@ from rcnn.stages.features.roi_align import RoIAlign
 from rcnn.stages.features.roi_pool import RoIPool
 from rcnn.stages.features.spp import SpatialPyramidPool
 from rcnn.stages.features.warp import WarpedCNN
+from rcnn.stages.mask_heads.fcn import MaskHead
 from rcnn.stages.nets.finetune import FineTuning
 from rcnn.stages.nets.jointly import Jointly
 from rcnn.stages.nets.pretrain import Pretraining
@@ -68,6 +69,7 @@ def make_record(id: str, seed: int, regions: int, length: int) -> Record:
             "map_offset": np.full(2, 0.5, np.float32),
             "image_scales": np.ones(1, np.float32),
             "scores": rng.normal(size=(regions, K)).astype(np.float32),
+            "det_labels": 1 + np.arange(regions) % K,
             "deltas": rng.normal(size=(regions, K, 4), scale=0.1).astype(np.float32),
             "truth_boxes": truth,
             "truth_labels": np.array([1 + seed % K, 1 + (seed + 1) % K]),
@@ -113,6 +115,7 @@ def stages(precomputed: Path, forest: Path) -> dict[type[Stage], Stage]:
         SpatialPyramidPool(levels=(2, 1)),
         taught(NewFCLayers(Ref("training"), widths=(6,), **small)),
         taught(SoftmaxHead(Ref("training"), layer="pool5", **small)),
+        taught(MaskHead(Ref("training"), grid=2, convs=1, width=4, **small)),
         joined(Jointly(("map", "features", "classifier"), steps=1, rois=8, foreground_iou=0.3,
                        background_iou=(0.0, 0.3), device="cpu")),
     ]  # fmt: skip

@@ -18,20 +18,21 @@ def evaluate(
     allow: Allow = [],
     strict: Strict = False,
 ) -> None:
-    """Measure a RUN on an annotated data set: VOC AP (11-point and area), COCO AP, and which step lost what."""
+    """Measure a RUN on an annotated data set: VOC AP (11-point and area), COCO AP, of masks too; what was lost."""
     from .. import measure
-    from ..report import ap_table, cost_table, lost_table
+    from ..report import ap_table, cost_table, lost_table, mask_tables
 
     pipeline = pipeline_of(str(run), allow=allow)
     records = open_data(data, strict, cache, jobs)
     same_classes(pipeline, records, run)
     work = make_run(pipeline, device, jobs, cache)
-    _results, scores = measure.scored(work.over(records, pipeline.outputs), records)
+    scores = measure.scored(work.over(records, pipeline.outputs), records).scores
     found = {**scores, "left_out": measure.left_out(records)}
     if as_json:
         print(json.dumps(found))
         return
     say(cost_table(work))
-    emit(ap_table(found))
+    for table in (ap_table(found), *mask_tables(found)):
+        emit(table)
     if found["lost"]:
         emit(lost_table(found["lost"]))

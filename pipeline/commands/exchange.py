@@ -22,7 +22,7 @@ def import_(
 ) -> None:
     """Make a RUN folder of a detector of torchvision: it detects what that detects.
 
-    rcnn import torchvision:fasterrcnn_resnet50_fpn --weights DEFAULT --out RUN
+    rcnn import torchvision:fasterrcnn_resnet50_fpn --weights DEFAULT --out RUN (or torchvision:maskrcnn_resnet50_fpn)
     """
     from .. import saved
     from ..torchvision_detectors import BACKBONES, detector_of, imported
@@ -44,18 +44,19 @@ def export(
     out: Annotated[Path, typer.Option(help="File for the state: .pth, .pt or .safetensors.")],
     allow: Allow = [],
 ) -> None:
-    """Write a RUN of `faster` as a state of torchvision's fasterrcnn_resnet50_fpn, and say how to load it.
+    """Write a RUN of `faster` or `mask` as a state of torchvision's own on ResNet-50 and FPN, and say how to load it.
 
-    It was trained with backbone=resnet50, fpn=true, proposals__anchor_style=torchvision, features__aligned=false and
-    suppression__top_per_class=null; what else torchvision has not is named.
+    It was trained with backbone=resnet50, fpn=true, proposals__anchor_style=torchvision, features__aligned=false,
+    suppression__top_per_class=null (and for masks mask_features__aligned=false); what else torchvision has not is
+    named.
     """
     from ..torchvision_detectors import exported, write
 
-    state, arguments = exported(pipeline_of(str(run), allow=allow))
+    name, state, arguments = exported(pipeline_of(str(run), allow=allow))
     write(state, out)
     said = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
     say(f"the state is in {out}; torchvision reads it so:")
-    print(f"model = torchvision.models.detection.fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None, {said})")
+    print(f"model = torchvision.models.detection.{name}(weights=None, weights_backbone=None, {said})")
     path = repr(str(out))
     safe = out.suffix == ".safetensors"
     read = f"safetensors.torch.load_file({path})" if safe else f"torch.load({path}, weights_only=True)"

@@ -23,6 +23,7 @@ from .heads import (
     truth_fc,
     truth_features,
 )
+from .mask_branch import Branch, mask_branch
 from .pretraining import pretraining
 from .shared_map import ALL
 
@@ -38,6 +39,7 @@ def fast(
     box_regression: bool = True,
     classifier: str = "softmax",
     stage_wise: bool = False,
+    masks: bool = False,
     pretrain: str | None = None,
 ) -> Pipeline:
     """Selective search, one map of the image, RoI pooling, softmax and box heads, trained together.
@@ -55,6 +57,7 @@ def fast(
     box_regression: whether boxes are refined.
     classifier: "softmax", or "svm" for SVMs on the features that training with a softmax led to (section 5.4).
     stage_wise: whether training learns classes alone, and then, all else fixed, boxes (section 5.1).
+    masks: whether each detection gets a mask, by Mask R-CNN's branch on the map, learned together with the rest.
     pretrain: spec of a labelled image set that the net learns from first, in the place of `weights`.
     """
     check(backbone)
@@ -66,7 +69,10 @@ def fast(
     frozen = early_parts(backbone) if weights is not None else ()
     maps = ConvMap(backbone, scales=tuple(scales), longest=longest, frozen=frozen, weights=trained)
     above, layer = fully_connected(backbone, "fc7" in layers_of(backbone), fc, trained, keep=svm)
-    members = ("map", "features", *(step.name for step in above), "head")
+    if masks and (len(scales) > 1 or stage_wise):
+        raise ValueError("masks is True, and masks are learned with one scale of the image, together with the rest")
+    branch = mask_branch(trained, maps.maps()) if masks else Branch([], ())
+    members = ("map", "features", *(step.name for step in above), "head", *branch.members)
     whole = Jointly(members, weights, by=("head.class",) if stage_wise else ())
     boxes = Jointly(members, Ref("training"), by=("head.box",), only=("head.deltas",))
     more = best is not None
@@ -84,7 +90,8 @@ def fast(
             *above,
             head_on(layer, trained, head_outputs(classifier, box_regression)),
             *([*on_truth, svms(layer)] if svm else []),
-            suppression(classifier, box_regression),
+            suppression(classifier, box_regression, masks),
+            *branch.steps,
         ],
         name="fast",
     )

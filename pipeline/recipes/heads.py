@@ -66,7 +66,10 @@ def ridge() -> Step:
     return Step("regressor", RidgeBoxRegressors(layer="pool5"))
 
 
-def suppression(classifier: str, box_regression: bool) -> Step:
-    """Greedy NMS; of probabilities those under 0.05 are left out first, as in Fast R-CNN's code."""
-    least = 0.05 if classifier == "softmax" else None
-    return Step("suppression", PerClassNMS(min_score=least, deltas=box_regression))
+def suppression(classifier: str, box_regression: bool, masks: bool = False) -> Step:
+    """Greedy NMS; of probabilities those under 0.05 are left out first, as in Fast R-CNN's code.
+
+    masks: whether detections get masks, which the best 100 of an image do (Mask R-CNN, section 3.1).
+    """
+    least, best = 0.05 if classifier == "softmax" else None, 100 if masks else None
+    return Step("suppression", PerClassNMS(min_score=least, top_per_image=best, deltas=box_regression))

@@ -13,6 +13,7 @@ from ...stages.proposals.selective_search import SelectiveSearch
 from ...stages.stage import Ref
 from ..pipeline import Pipeline, Step
 from .heads import head_on, head_outputs, refuse_classifier, ridge, suppression, svms, truth_fc, truth_features
+from .mask_branch import own_mask_net
 from .pretraining import pretraining
 
 
@@ -24,6 +25,7 @@ def rcnn(
     box_regression: bool = True,
     finetune: bool = False,
     classifier: str = "svm",
+    masks: bool = False,
     pretrain: str | None = None,
 ) -> Pipeline:
     """Selective search, CNN features of warped proposals, linear SVMs, ridge box regressors, greedy NMS.
@@ -36,6 +38,7 @@ def rcnn(
     finetune: whether the net is first trained on the data's own warped proposals (section 2.3): 70,000 steps, unless
         finetune__steps says otherwise.
     classifier: "svm", or "softmax" for the heads of Fast R-CNN on the same features, which refine boxes too.
+    masks: whether each detection gets a mask, by Mask R-CNN's branch on a map of its own, learned by itself.
     pretrain: spec of a labelled image set that the net learns from first, in the place of `weights` (section 2.3).
     """
     check(backbone)
@@ -65,7 +68,8 @@ def rcnn(
             *above,
             *([svms(layer)] if svm else [("training", Jointly(("head",), flip=False)), head]),
             *([ridge()] if svm and box_regression else []),
-            suppression(classifier, box_regression),
+            suppression(classifier, box_regression, masks),
+            *(own_mask_net(backbone, weights) if masks else []),
         ],
         name="rcnn",
     )

@@ -9,8 +9,6 @@ from ...stages.features.conv_map import ConvMap
 from ...stages.features.fpn import FPN
 from ...stages.features.later_convs import LaterConvs
 from ...stages.features.pooling import Pooler
-from ...stages.features.roi_align import RoIAlign
-from ...stages.features.roi_pool import RoIPool
 from ...stages.nets.backbones import check, early_parts, grid_of, layers_of
 from ...stages.nets.maps import level_names
 from ...stages.nets.member import Member
@@ -19,6 +17,7 @@ from ...stages.proposals.rpn import RPN
 from ...stages.stage import Ref, Stage
 from ..pipeline import Step
 from .heads import fully_connected
+from .mask_branch import pooler
 
 C4 = ("resnet", "resnext", "wide_resnet")  # nets whose conv5 goes over regions (ResNet, appendix A)
 LEVELS = level_names(2, 6)
@@ -84,14 +83,16 @@ class SharedMap:
                    top=1000 if top is None else top, train_pre_nms=2000, min_side=1e-3,
                    train_min_side=1e-3)  # fmt: skip
 
-    def pooler(self) -> Pooler:
+    def pooler(self, pooling: str | None = None) -> Pooler:
+        """Of regions, for boxes; pooling: its name in mask_branch.POOLING, by default as its paper has it."""
+        grid = 14 if self.c4 else grid_of(self.backbone)
         if self.fpn:
-            return RoIAlign(maps=LEVELS[:-1])
-        return RoIAlign(14) if self.c4 else RoIPool(grid_of(self.backbone))
+            return pooler(pooling or "roi_align", 7, LEVELS[:-1])
+        return pooler(pooling or ("roi_align" if self.c4 else "roi_pool"), grid, ("map",))
 
-    def above(self, weights: Ref, keep: bool) -> tuple[list[Step], str]:
-        """The steps between pooling and heads, and the layer that they end in."""
+    def above(self, weights: Ref, keep: bool, spatial: bool = False) -> tuple[list[Step], str]:
+        """The steps between pooling and heads, and the layer that they end in; spatial: conv5's maps are given too."""
         if self.c4:
-            return [Step("fc", LaterConvs(self.backbone, weights), keep=keep)], "conv5"
+            return [Step("fc", LaterConvs(self.backbone, weights, spatial=spatial), keep=keep)], "conv5"
         own = "fc7" in layers_of(self.backbone) and not self.fpn
         return fully_connected(self.backbone, own, self.fc, weights, keep)

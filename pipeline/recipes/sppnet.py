@@ -22,6 +22,7 @@ from .heads import (
     truth_fc,
     truth_features,
 )
+from .mask_branch import own_mask_net
 from .pretraining import pretraining
 
 
@@ -36,6 +37,7 @@ def sppnet(
     classifier: str = "svm",
     finetune: bool = False,
     fc: Sequence[int] = (1024, 1024),
+    masks: bool = False,
     pretrain: str | None = None,
 ) -> Pipeline:
     """R-CNN with one map of the image, from which every proposal is pooled, in place of a crop for each.
@@ -52,6 +54,7 @@ def sppnet(
         4.1). They are the backbone's fc6 and fc7 where it has them and the pyramid is the one grid that fc6 takes
         (6 for AlexNet, 7 for VGG), else new ones. The map stays as it is: the paper could train no deeper.
     fc: widths of such new layers.
+    masks: whether each detection gets a mask, by Mask R-CNN's branch on a map of its own, learned by itself.
     pretrain: spec of a labelled image set that the net learns from first, in the place of `weights`.
     """
     check(backbone)
@@ -77,7 +80,8 @@ def sppnet(
             *trained_here,
             *([*([truth_fc()] if above else []), svms(layer)] if svm else []),
             *([ridge()] if svm and box_regression else []),
-            suppression(classifier, box_regression),
+            suppression(classifier, box_regression, masks),
+            *(own_mask_net(backbone, weights) if masks else []),
         ],
         name="sppnet",
     )

@@ -53,6 +53,17 @@ def read_image(path: str | Path, upright: bool = False) -> Any:
     return _opened(path, lambda image: np.asarray(_rgb(_turned(image) if upright else image)))  # H W 3
 
 
+def read_indices(path: str | Path) -> Any:
+    """The palette's indices, H W uint8, of an image that has a palette, as VOC's masks. UserError if it has none."""
+    return _opened(path, partial(_indices, path))
+
+
+def _indices(path: str | Path, image: Any) -> Any:
+    if image.mode not in ("P", "L"):
+        raise UserError(f"{path} has no palette: its pixels are {image.mode}")
+    return np.asarray(image)  # H W
+
+
 def image_size(path: str | Path, upright: bool = False) -> Any:
     """Height and width, int64, from the file's header alone. UserError as read_image."""
     return _opened(path, partial(_size, upright=upright))

@@ -15,7 +15,7 @@ from .subset import Chosen
 from .voc import VOC
 
 FORMS = (
-    "voc:DIR:SPLIT[:easy], coco:FILE.json[:IMAGES], labelled:DIR, folder:DIR or shapes:N[:SEED], "
+    "voc:DIR:SPLIT[:easy][:masks], coco:FILE.json[:IMAGES], labelled:DIR, folder:DIR or shapes:N[:SEED], "
     "all but folder also with #CLASS,CLASS behind it"
 )
 COCO_FORM = re.compile(r"(.+?\.json)(?::(.+))?")
@@ -26,6 +26,7 @@ def open_dataset(spec: str) -> Records:
 
     voc:DIR:SPLIT        VOC's layout; SPLIT is trainval, trainval+test or, below a VOCdevkit, 07+12_trainval
     voc:DIR:SPLIT:easy   without the objects marked difficult
+    voc:DIR:SPLIT:masks  the lists of ImageSets/Segmentation, whose images have masks
     coco:FILE.json[:IMAGES]
     labelled:DIR         images in folders by class
     folder:DIR           images without truth
@@ -51,8 +52,8 @@ def _is_there(spec: str) -> bool:
 
 def _whole(spec: str) -> Records:
     kind, _, rest = spec.partition(":")
-    if kind == "voc" and (match := re.fullmatch(r"(.+?):([^:/\\]+?)(:easy)?", rest)):
-        return VOC(_path(match[1]), match[2], difficult=match[3] is None)
+    if kind == "voc" and (match := re.fullmatch(r"(.+?):([^:/\\]+?)(:easy)?(:masks)?", rest)):
+        return VOC(_path(match[1]), match[2], difficult=match[3] is None, masks=match[4] is not None)
     if kind == "coco" and (match := COCO_FORM.fullmatch(rest)):
         return COCO(_path(match[1]), match[2] and _path(match[2]))
     if kind == "labelled" and rest:

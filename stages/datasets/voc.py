@@ -1,4 +1,7 @@
-"""PASCAL VOC's layout: Annotations/*.xml, ImageSets/Main/SPLIT.txt, JPEGImages/* (Everingham 2010)."""
+"""PASCAL VOC's layout: Annotations/*.xml, ImageSets/Main/SPLIT.txt, JPEGImages/* (Everingham 2010).
+
+Of some images there are masks too: ImageSets/Segmentation/SPLIT.txt, SegmentationObject/*.png.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 from xml.etree import ElementTree
@@ -15,9 +19,10 @@ import numpy as np
 
 from ...errors import UserError
 from ..boxes import area
-from ..record import Record, Records
+from ..masks import RLE, encode
+from ..record import Lazy, Record, Records
 from .class_names import near_pairs, nearest
-from .image_file import image_fields
+from .image_file import image_fields, image_size, read_indices
 from .problem import Kind, Problem, Source, left_out
 
 CLASSES = (
@@ -111,6 +116,8 @@ class VOC(Records):
     split: names of lists in ImageSets/Main, joined by "+" ("trainval+test"); below a VOCdevkit years go
         before them ("07+12_trainval"), and ids of several years are written "2007/000001".
     difficult: keep the objects marked difficult; if not, they are left out as if never annotated.
+    masks: the lists are those of ImageSets/Segmentation, and objects have masks: the pixels of SegmentationObject that
+        hold an object's place among all of the annotation, from 1 on. Pixels that VOC marks as void are of none.
     strict: refuse what cannot be used rather than leave it out.
     classes: names of labels 1..K. By default the 20 of VOC if no other name occurs in any annotation of the
         folders, or so rarely that it is a slip: names near one of the 20 (dgo; class_names.nearest) for together one
@@ -123,8 +130,9 @@ class VOC(Records):
         without a box that has a size, judged on the numbers as written, are left out; so are images without a file or
         an annotation that can be read.
     left_out: one sentence for each of them.
-    Gives image, size, truth_boxes, truth_labels, truth_difficult, truth_crowd and truth_areas (of the boxes).
-    UserError for a missing split, and where no image can be used.
+    Gives image, size, truth_boxes, truth_labels, truth_difficult, truth_crowd, truth_areas (of the boxes) and, if
+    asked, truth_masks.
+    UserError for a missing split, where no image can be used and, when masks are read, for an object without a pixel.
     """
 
     def __init__(
@@ -134,8 +142,10 @@ class VOC(Records):
         difficult: bool = True,
         strict: bool = False,
         classes: Sequence[str] | None = None,
+        masks: bool = False,
     ):
         self.root, self.split, self.difficult, self.strict = Path(root), split, difficult, strict
+        self.masks = masks
         folders, lists = find_folders(self.root, split)
         annotations = {folder: _annotations(folder) for folder in folders.values()}
         counts = _counts(annotations.values())
@@ -163,6 +173,7 @@ class VOC(Records):
             "truth_difficult": np.array([o.difficult for o in entry.objects], bool),
             "truth_crowd": np.zeros(len(entry.objects), bool),
             "truth_areas": area(boxes),
+            **({"truth_masks": _masks_of(entry)} if self.masks else {}),
         })  # fmt: skip
 
     def source(self, index: int) -> Source:
@@ -183,6 +194,8 @@ class VOC(Records):
             elif stem not in images:
                 path = folder / "JPEGImages" / stem
                 self._lost("missing image", path, "there is no such image (.jpg, .jpeg or .png), and a split lists it")
+            elif self.masks and not (png := folder / "SegmentationObject" / f"{stem}.png").is_file():
+                self._lost("missing annotation", png, "there is no such file, and a split of masks lists the image")
             else:
                 image = self._one(images[stem])
                 yield Entry(prefix + stem, image, file, annotation.size, self._kept(file, annotation.objects))
@@ -224,7 +237,8 @@ class VOC(Records):
     def _stems(self, folder: Path, lists: Sequence[str], known: Set[str]) -> list[str]:
         """What the lists name, each once; a name twice in one list is worth knowing."""
         stems: dict[str, None] = {}
-        for path in (folder / "ImageSets" / "Main" / f"{name}.txt" for name in lists):
+        kind = "Segmentation" if self.masks else "Main"
+        for path in (folder / "ImageSets" / kind / f"{name}.txt" for name in lists):
             listed = _listed(path, known)
             for stem, times in Counter(listed).items():
                 if times > 1:
@@ -297,6 +311,31 @@ def _doubtful(
         )
         what = f"the class {name!r} ({counts[name]} objects) is near {other!r} ({counts[other]} objects)"
         yield Problem("class name near another", str(next(files)), what)
+
+
+def _masks_of(entry: Entry) -> Lazy:
+    """The masks of an image's objects, read when they are asked for."""
+    png = entry.annotation.parent.parent / "SegmentationObject" / f"{entry.annotation.stem}.png"
+    numbers = [o.number + 1 for o in entry.objects]
+    return Lazy(partial(read_masks, png, entry.image, numbers), partial(_identity, png, numbers))
+
+
+def _identity(png: Path, numbers: Sequence[int]) -> bytes:
+    return repr(list(numbers)).encode() + png.read_bytes()
+
+
+def read_masks(path: Path, image: Path, numbers: Sequence[int]) -> list[RLE]:
+    """The masks of objects by their numbers in a file of SegmentationObject.
+
+    UserError if one has no pixel there, or the file is not as large as the image.
+    """
+    places = read_indices(path)
+    if places.shape != tuple(image_size(image)):
+        raise UserError(f"{path} is {places.shape[0]} x {places.shape[1]} pixels, which {image} is not")
+    for number in numbers:
+        if not (places == number).any():
+            raise UserError(f"{path}: no pixel is of object {number - 1} (counted from 0)")
+    return [encode(places == number) for number in numbers]
 
 
 def _listed(path: Path, known: Set[str]) -> list[str]:

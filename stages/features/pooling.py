@@ -20,7 +20,8 @@ STORAGE = ("map", "float16", "float32")  # map: the type of the map
 class Pooler(Member):
     """What the poolers share: a box is read from one of the maps, and its pooled values are features.pool5.
 
-    Subclasses have the parameters maps and storage, and `_cells`, `_pool` and `_learn`. places: the fields that say
+    Subclasses have the parameters maps and storage, and may have objects (whether in training it pools the RoIs that
+    are objects alone, as a mask head needs them), and `_cells`, `_pool` and `_learn`. places: the fields that say
     where a map's cells lie.
     """
 
@@ -29,6 +30,7 @@ class Pooler(Member):
     at_use: ClassVar[tuple[str, ...]] = ("storage",)
     maps: Sequence[str]
     storage: str
+    objects: bool = False
 
     @property
     def needs(self) -> tuple[str, ...]:  # type: ignore[override]
@@ -42,6 +44,7 @@ class Pooler(Member):
         import torch
 
         boxes = fields["sampled_boxes"]
+        boxes = boxes[fields["roi_labels"] > 0] if self.objects else boxes
         maps = self.maps if levels_of(self.maps) else ("map",)  # of several sizes of the image one is drawn
         found: Any = None
         for name, mine, cells in self._spread(boxes, maps, fields, ""):

@@ -22,15 +22,17 @@ class RoIPool(Pooler):
     maps: the fields to read: all that ConvMap gives, each box taking the one on which its area is nearest to 224 x 224
         (SPPnet, section 4.1); or levels map.p2, map.p3 .. of FPN, each box taking its own (FPN, section 4.2).
     storage: "float16", "float32", or "map", the type of the map.
+    objects: whether in training only RoIs that are objects are pooled, for a mask head.
 
     Reads boxes, the maps, map_scales and, with several maps, image_scales; writes features.pool5 (R C*grid*grid), on
     the maps' device.
     """
 
-    def __init__(self, grid: int = 7, maps: Sequence[str] = ("map",), storage: str = "map"):
+    def __init__(self, grid: int = 7, maps: Sequence[str] = ("map",), storage: str = "map", objects: bool = False):
         self.grid = grid
         self.maps = maps
         self.storage = storage
+        self.objects = objects
 
     def validate(self) -> None:
         if self.grid < 1:

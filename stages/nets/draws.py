@@ -10,6 +10,7 @@ import numpy as np
 
 from ...errors import UserError
 from ..boxes import encode
+from ..masks import TruthMasks
 from ..record import Lazy, Records
 from ..sample import training_rows
 from .images import remembered
@@ -35,12 +36,14 @@ class Draws:
     """A data set as joint training sees it.
 
     image: whether members read the image. read: features of earlier steps that they read. proposed: whether a member
-    gives the boxes, so that RoIs are drawn when it has (`sampled`). memory: GB of images or features that are kept.
+    gives the boxes, so that RoIs are drawn when it has (`sampled`). masks: whether members learn from masks. memory:
+    GB of images or features that are kept.
     UserError if there is no object to learn from.
     """
 
     def __init__(self, records: Records, sampling: Sampling, *, image: bool, read: Sequence[str], proposed: bool,
-                 memory: float, device: Any):  # fmt: skip
+                 masks: bool, memory: float, device: Any):  # fmt: skip
+        self.masks = masks
         self.records, self.sampling, self.proposed, self.device = records, sampling, proposed, device
         self.rois = lru_cache(HELD)(self._rois)
         self.summaries = [self._summary(i) for i in range(len(records))]
@@ -71,6 +74,8 @@ class Draws:
         """The fields of image i: image and size, truth, and where no member proposes, features and sampled RoIs."""
         record = self.records[i]
         fields: dict[str, Any] = {name: record[name] for name in TRUTH}
+        if self.masks:
+            fields["truth_masks"] = TruthMasks(record["truth_masks"], mirrored)
         if self.images:
             image = self.images(i)
             fields |= {"image": image, "size": np.array(image.shape[:2])}
@@ -119,10 +124,13 @@ class Draws:
 
 
 def drawn(rois: RoIs, chosen: Any, mirrored_at: int | None) -> dict[str, Any]:
-    """sampled_boxes (n 4, pixels), roi_labels (n) and roi_targets (n 4); mirrored_at: the image's width if mirrored."""
+    """sampled_boxes (n 4, pixels), roi_labels (n), roi_objects (n: which annotated object, or -1), roi_targets (n 4).
+
+    mirrored_at: the image's width if mirrored.
+    """
     boxes, truth = rois.box[chosen], rois.truth[chosen]
     if mirrored_at is not None:
         boxes, truth = (mirror(one, mirrored_at) for one in (boxes, truth))
     label, targets = rois.label[chosen], np.zeros((len(chosen), 4), np.float32)
     targets[label > 0] = encode(boxes[label > 0].astype(np.float32), truth[label > 0].astype(np.float32))
-    return {"sampled_boxes": boxes, "roi_labels": label, "roi_targets": targets}
+    return {"sampled_boxes": boxes, "roi_labels": label, "roi_objects": rois.object[chosen], "roi_targets": targets}

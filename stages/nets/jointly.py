@@ -15,7 +15,8 @@ from .member import Member
 from .memory import reuse_freed_memory
 from .precision import check_precision, device_of, low_precision, precision_of
 
-MADE = ("image", "size", "boxes", "map_scales", "map_offset", "image_scales")  # fields that members need not give
+# Fields that members need not give; det_labels are read at use alone
+MADE = ("image", "size", "boxes", "det_labels", "map_scales", "map_offset", "image_scales")
 
 
 class Jointly(Stage):
@@ -67,6 +68,7 @@ class Jointly(Stage):
     _read: tuple[str, ...] = ()  # features of earlier steps that members need
     _image: bool = True  # whether one of them needs the image
     _proposer: str | None = None  # the member that gives the boxes
+    _truth: tuple[str, ...] = ()  # of the annotated objects, what members learn from beside TRUTH
 
     def __init__(self, members: Sequence[str] = (), weights: str | Ref | None = None, *, only: Sequence[str] = (),
                  by: Sequence[str] = (), steps: int = 40_000, images: int = 2, rois: int = 128,
@@ -125,6 +127,7 @@ class Jointly(Stage):
         self._stages = members
         self._read = tuple(read)
         self._proposer = proposer
+        self._truth = tuple(dict.fromkeys(field for stage in members.values() for field in stage.truth))
         self._image = any("image" in stage.needs for stage in members.values())
 
     def clone(self) -> Jointly:
@@ -140,7 +143,7 @@ class Jointly(Stage):
 
     @property
     def learns(self) -> tuple[str, ...]:  # type: ignore[override]
-        return (*TRUTH, *(f"truth_{field}" for field in self._read))
+        return (*TRUTH, *self._truth, *(f"truth_{field}" for field in self._read))
 
     def key_params(self) -> dict[str, Any]:
         from .backbones import weights_key
@@ -258,7 +261,7 @@ class Jointly(Stage):
         sampling = Sampling(self.rois // self.images, self.foreground, self.foreground_iou, self.background_iou,
                             self.difficult)  # fmt: skip
         data = Draws(records, sampling, image=self._image, read=self._read, proposed=self._proposer is not None,
-                     memory=self.memory, device=device)  # fmt: skip
+                     masks="truth_masks" in self._truth, memory=self.memory, device=device)  # fmt: skip
         self.check_processes(ranks.count())
         net = self._modules(data, len(records.classes), device)
         kept = Kept(self.memory)

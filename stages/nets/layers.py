@@ -123,3 +123,27 @@ class RPNHead(nn.Module):
         hidden = F.relu(self.conv(maps[None]))
         scores, deltas = (layer(hidden)[0].permute(1, 2, 0).float() for layer in (self.scores, self.deltas))  # h w -1
         return scores.reshape(-1, self.values), deltas.reshape(-1, 4)
+
+
+class MaskNet(nn.Module):
+    """Convolutions, an upsampling by 2, both with ReLU, and a mask for each of `values` (Mask R-CNN, figure 4).
+
+    Weights begin as He et al.'s (2015), normal with the fan-out for convolutions, as in the authors' code.
+    """
+
+    def __init__(self, channels: int, convs: int, width: int, values: int):
+        super().__init__()
+        widths = (channels, *[width] * convs)
+        self.convs = nn.ModuleList(nn.Conv2d(a, b, 3, padding=1) for a, b in pairwise(widths))
+        self.up = nn.ConvTranspose2d(widths[-1], width, 2, 2)
+        self.masks = nn.Conv2d(width, values, 1)
+        for layer in (*self.convs, self.up, self.masks):
+            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """n C g g -> logits n values 2g 2g."""
+        for layer in self.convs:
+            x = F.relu(layer(x))
+        logits: Tensor = self.masks(F.relu(self.up(x)))
+        return logits

@@ -14,6 +14,7 @@ class Member(Stage):
     At use it is called as any stage, with a net that `weights` gives: a file, a name, or Ref(step) of the Jointly that
     it is a member of. In training Jointly builds its module and asks for its `loss`, image by image.
 
+    truth: fields of the annotated objects that its `loss` reads beside boxes, labels and flags: truth_masks.
     at_use: the parameters that count at use alone: others of them need no new training.
     losses: the names of those that its `loss` gives. new: whether it is nothing before it was trained.
     """
@@ -21,6 +22,7 @@ class Member(Stage):
     arrays: ClassVar[str] = "torch"
     losses: ClassVar[tuple[str, ...]] = ()
     new: ClassVar[bool] = False
+    truth: ClassVar[tuple[str, ...]] = ()
     at_use: ClassVar[tuple[str, ...]] = ()  # parameters that training does not read
 
     def module(self, weights: Any, like: Mapping[str, Any], classes: int) -> Any:
@@ -41,8 +43,9 @@ class Member(Stage):
         """Losses of one image by name, and the fields that it gives the members after it.
 
         net: what `module` made, on its device. fields: what Jointly draws (image, size, truth_*, sampled_boxes,
-        roi_labels, roi_targets: numpy) and what members before gave (maps and features: tensors on that device; where
-        they lie: numpy). A member may give boxes (R 4, numpy; or Lazy, made if a member after it learns from them).
+        roi_labels, roi_objects, roi_targets: numpy; truth_masks: TruthMasks) and what members before gave (maps and
+        features: tensors on that device; where they lie: numpy). A member may give boxes (R 4, numpy; or Lazy, made if
+        a member after it learns from them).
         generator: torch's, on the CPU; all that is random in it.
         """
         raise NotImplementedError(f"{type(self).__name__} cannot be trained")

@@ -14,12 +14,13 @@ from ..sample import best_truths, training_boxes, truth_overlaps, usable_truths
 class RoIs(NamedTuple):
     """The boxes of an image to draw from.
 
-    box: R 4, pixels. label: R, 0 is background. truth: R 4, the object of each, or itself. foreground, background:
-    indices.
+    box: R 4, pixels. label: R, 0 is background. object: R, which of the annotated ones it is, -1 for background.
+    truth: R 4, the box of this object, or its own. foreground, background: indices.
     """
 
     box: Any
     label: Any
+    object: Any
     truth: Any
     foreground: Any
     background: Any
@@ -39,12 +40,13 @@ def label_rois(record: Any, difficult: bool, foreground: float, background: Sequ
     positive = iou >= foreground
     rest = ~positive & (near < foreground) & (iou < background[1])
     hard = rest & (iou >= background[0])
-    label = np.zeros(len(boxes), np.int64)
+    label, object = np.zeros(len(boxes), np.int64), np.full(len(boxes), -1, np.int64)
     truth = boxes.copy()
     if usable.any():
-        label[positive] = record["truth_labels"][usable][best[positive]]
-        truth[positive] = record["truth_boxes"][usable][best[positive]]
-    return RoIs(boxes, label, truth, np.flatnonzero(positive), np.flatnonzero(hard if hard.any() else rest))
+        object[positive] = np.flatnonzero(usable)[best[positive]]
+        label[positive] = record["truth_labels"][object[positive]]
+        truth[positive] = record["truth_boxes"][object[positive]]
+    return RoIs(boxes, label, object, truth, np.flatnonzero(positive), np.flatnonzero(hard if hard.any() else rest))
 
 
 def sample(rois: RoIs, count: int, share: float, generator: Any) -> Any:

@@ -55,7 +55,7 @@ def detector(name: str, data: RecordList, shift: float, seed: int = 0) -> Measur
         labels = np.append(record["truth_labels"], 1)
         results[record.id] = Detections(boxes, rng.random(4).astype(np.float32), labels)
     scores = {**measure.evaluate(results, data), "lost": {}}
-    return Measured(name, Method({}, {}, {}), results, scores, Clock())
+    return Measured(name, Method({}, {}, {}), results, None, scores, Clock())
 
 
 def runs_of(data: RecordList) -> list[Measured]:

@@ -1,4 +1,4 @@
-"""torchvision's Faster R-CNN as a RUN, and the other way: the same detections from the same weights."""
+"""torchvision's Faster and Mask R-CNN as RUNs, and the other way: the same detections from the same weights."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from rcnn.pipeline.recipes import faster
 from rcnn.pipeline.run import Run
 from rcnn.pipeline.torchvision_detectors import class_names, detector_of, exported, imported, write
 from rcnn.stages.datasets.coco import COCO
-from torchvision.models.detection import FasterRCNN, fasterrcnn_resnet50_fpn
+from torchvision.models import get_model
+from torchvision.models.detection import FasterRCNN, MaskRCNN, fasterrcnn_resnet50_fpn
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 
 BOX, SCORE = 1e-3, 1e-4  # pixels at images of about 1000 (1e-4 of their size, at least), and of probabilities
@@ -35,6 +36,8 @@ def spread(model: Any) -> Any:
         for part, by in ((model.rpn.head.cls_logits, 10), (model.rpn.head.bbox_pred, 10), (heads.cls_score, 200),
                          (heads.bbox_pred, 10)):  # fmt: skip
             part.weight.mul_(by)
+        if model.roi_heads.has_mask():
+            model.roi_heads.mask_predictor.mask_fcn_logits.weight.mul_(20)
     return model.eval()
 
 
@@ -44,21 +47,37 @@ def small(**params: Any) -> Any:
     return spread(FasterRCNN(backbone, 5, min_size=160, max_size=250, rpn_post_nms_top_n_test=200, **params))
 
 
+def small_masks(**params: Any) -> Any:
+    torch.manual_seed(0)
+    backbone = resnet_fpn_backbone(backbone_name="resnet18", weights=None, norm_layer=torch.nn.BatchNorm2d)
+    return spread(MaskRCNN(backbone, 5, min_size=160, max_size=250, rpn_post_nms_top_n_test=200, **params))
+
+
 def found_by(model: Any, images: list[Any]) -> list[dict[str, Any]]:
+    """What a model finds; masks as its head gives them, before they are pasted."""
+    grids: list[Any] = []
+    hook = model.roi_heads.register_forward_hook(lambda *made: grids.extend(one.get("masks") for one in made[2][0]))
     with torch.no_grad():
         tensors = [torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255 for image in images]
-        return [{name: value.numpy() for name, value in found.items()} for found in model(tensors)]
+        results = [{name: value.numpy() for name, value in found.items()} for found in model(tensors)]
+    hook.remove()
+    return [{**one, **({"masks": grid[:, 0].numpy()} if grid is not None else {})} for one, grid in zip(results, grids)]
 
 
 def agree(ours: Any, theirs: dict[str, Any], size: int) -> None:
     """Each of theirs has one of ours of its class, score and place."""
     assert len(ours["det_boxes"]) == len(theirs["boxes"]) >= 20
     left = list(range(len(ours["det_boxes"])))
-    for box, score, label in zip(theirs["boxes"], theirs["scores"], theirs["labels"], strict=True):
+    assert ("masks" in theirs) == ("det_masks" in ours)
+    for i_theirs, (box, score, label) in enumerate(
+        zip(theirs["boxes"], theirs["scores"], theirs["labels"], strict=True)
+    ):
         near = [i for i in left if ours["det_labels"][i] == label and abs(ours["det_scores"][i] - score) < SCORE]
         match = next((i for i in near if np.abs(ours["det_boxes"][i] - box).max() < max(BOX, 1e-4 * size)), None)
         assert match is not None
         left.remove(match)
+        if "masks" in theirs:
+            np.testing.assert_allclose(ours["det_masks"][match], theirs["masks"][i_theirs], atol=1e-3)
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +96,20 @@ def test_a_run_detects_as_torchvision(images: list[Any], tmp_path: Path) -> None
         for image in images:
             (theirs,) = found_by(model, [image])
             agree(run.one(image), theirs, max(image.shape))
+
+
+def test_so_does_one_with_masks(images: list[Any], tmp_path: Path) -> None:
+    model = small_masks()
+    saved.save(imported(model, "resnet18", ["a", "b", "c", "d"]), tmp_path / "run")
+    pipeline = saved.load(tmp_path / "run")
+    assert pipeline.name == "mask"
+    with Run(pipeline, cache=None, device="cpu", progress=False) as run:
+        spreads = []
+        for image in images:
+            (theirs,) = found_by(model, [image])
+            agree(run.one(image), theirs, max(image.shape))
+            spreads.append(theirs["masks"].std())
+    assert min(spreads) > 0.02  # they tell something
 
 
 def test_so_does_one_of_a_batch_of_equal_images(images: list[Any]) -> None:
@@ -106,10 +139,10 @@ def trained(change: Callable[[dict[str, Any]], None]) -> Any:
     return pipeline
 
 
-def detector() -> Any:
+def detector(kind: str = "fasterrcnn_resnet50_fpn") -> Any:
     torch.manual_seed(0)
     params = {"num_classes": 4, "min_size": 128, "max_size": 200, "rpn_post_nms_top_n_test": 200}
-    return spread(fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None, **params))
+    return spread(get_model(kind, weights=None, weights_backbone=None, **params))
 
 
 def test_what_is_exported_detects_as_the_pipeline(images: list[Any], tmp_path: Path) -> None:
@@ -122,7 +155,8 @@ def test_what_is_exported_detects_as_the_pipeline(images: list[Any], tmp_path: P
         state["net_.head.std"] = torch.tensor([0.1, 0.2, 0.15, 0.3])
 
     pipeline = trained(learn)
-    state, arguments = exported(pipeline)
+    name, state, arguments = exported(pipeline)
+    assert name == "fasterrcnn_resnet50_fpn"
     write(state, tmp_path / "model.safetensors")
     from safetensors.torch import load_file
 
@@ -134,15 +168,18 @@ def test_what_is_exported_detects_as_the_pipeline(images: list[Any], tmp_path: P
             agree(run.one(image), theirs, max(image.shape))
 
 
-def test_there_and_back_are_the_same_tensors(tmp_path: Path) -> None:
-    model = detector()
+@pytest.mark.parametrize("kind", ["fasterrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn"])
+def test_there_and_back_are_the_same_tensors(kind: str, tmp_path: Path) -> None:
+    model = detector(kind)
     torch.save(model.state_dict(), tmp_path / "model.pth")
-    state, arguments = exported(imported(detector_of("fasterrcnn_resnet50_fpn", str(tmp_path / "model.pth"))))
+    name, state, arguments = exported(imported(detector_of(kind, str(tmp_path / "model.pth"))))
+    assert name == kind
     assert arguments["num_classes"] == 4
     own = model.state_dict()
     assert set(state) == set(own)
     for name, value in own.items():
-        part = slice(4, None) if "bbox_pred" in name and "box_predictor" in name else slice(None)
+        first = {"roi_heads.box_predictor.bbox_pred": 4, "roi_heads.mask_predictor.mask_fcn_logits": 1}
+        part = slice(first.get(name.rpartition(".")[0]), None)  # of the background nothing is kept
         torch.testing.assert_close(
             state[name][part] if value.ndim else state[name], value[part] if value.ndim else value
         )
@@ -215,6 +252,10 @@ def test_what_torchvision_has_not_is_not_exported(tmp_path: Path) -> None:
     pipeline = faster("resnet50", None, fpn=True)
     with pytest.raises(UserError, match="has 'torchvision' for proposals__anchor_style; here it is 'paper'"):
         exported(pipeline)
+    with_masks = imported(detector("maskrcnn_resnet50_fpn"))
+    with_masks.set_params(masks__scores="softmax")
+    with pytest.raises(UserError, match="has 'sigmoid' for masks__scores; here it is 'softmax'"):
+        exported(with_masks)
     with pytest.raises(UserError, match=r"model\.bin is no \.pth, \.pt or \.safetensors file"):
         write({}, tmp_path / "model.bin")
     (tmp_path / "file").touch()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 from rcnn.errors import UserError
+from rcnn.stages.datasets.spec import open_dataset
 from rcnn.stages.datasets.voc import CLASSES, VOC
+from rcnn.stages.masks import area_of, decode
 from rcnn.stages.record import check_field
 
 Objects = list[tuple[str, tuple[Any, ...], int]]
@@ -341,3 +344,54 @@ def test_bccd_is_as_its_notes_say(data_root: Path) -> None:
     whole = VOC(data_root / "data" / "bccd", "trainval+test")
     assert (len(whole), whole.classes) == (364, ("Platelets", "RBC", "WBC"))
     assert all(problem.kind in ("box without size", "empty annotation") for problem in whole.problems)
+
+
+@pytest.fixture
+def segmented(root: Path) -> Path:
+    """The image b with masks of its objects 0 and 2; object 1 has a box of no size."""
+    lists, places = root / "ImageSets" / "Segmentation", root / "SegmentationObject"
+    lists.mkdir()
+    places.mkdir()
+    (lists / "trainval.txt").write_text("b\n")
+    values = np.zeros((30, 40), np.uint8)
+    values[2:20, 3:30], values[5:9, 5:9], values[20, :] = 1, 3, 255
+    image = Image.fromarray(values, "P")
+    image.putpalette([i for k in range(256) for i in (k, 0, 0)])
+    image.save(places / "b.png")
+    return root
+
+
+def test_masks_are_by_the_place_of_the_object(segmented: Path) -> None:
+    (record,) = open_dataset(f"voc:{segmented}:trainval:masks")
+    assert len(record["truth_boxes"]) == 2
+    whole, part = map(decode, record["truth_masks"])
+    assert whole.shape == (30, 40)
+    assert (whole.sum(), part.sum()) == (18 * 27 - 16, 16)
+    assert part[5:9, 5:9].all()
+    assert "truth_masks" not in VOC(segmented, "trainval")[1]
+    (easy,) = open_dataset(f"voc:{segmented}:trainval:easy:masks")
+    assert [area_of(mask) for mask in easy["truth_masks"]] == [18 * 27 - 16]
+    (dogs,) = open_dataset(f"voc:{segmented}:trainval:masks#person")
+    assert [area_of(mask) for mask in dogs["truth_masks"]] == [16]
+    assert pickle.loads(pickle.dumps(record.raw("truth_masks"))).value() == record["truth_masks"]
+    before = record.raw("truth_masks").identity()
+    values = np.array(Image.open(segmented / "SegmentationObject" / "b.png"))
+    values[0, 0] = 1
+    Image.fromarray(values).save(segmented / "SegmentationObject" / "b.png")
+    assert VOC(segmented, "trainval", masks=True)[0].raw("truth_masks").identity() != before
+
+
+def test_masks_that_are_not_there_are_named(segmented: Path) -> None:
+    png = segmented / "SegmentationObject" / "b.png"
+    Image.fromarray(np.ones((30, 40), np.uint8)).save(png)
+    with pytest.raises(UserError, match=r"b\.png: no pixel is of object 2 \(counted from 0\)"):
+        VOC(segmented, "trainval", masks=True)[0]["truth_masks"]
+    Image.fromarray(np.ones((30, 41), np.uint8)).save(png)
+    with pytest.raises(UserError, match=r"b\.png is 30 x 41 pixels, which .*b\.\w+ is not"):
+        VOC(segmented, "trainval", masks=True)[0]["truth_masks"]
+    Image.fromarray(np.ones((30, 40, 3), np.uint8)).save(png)
+    with pytest.raises(UserError, match=r"b\.png has no palette: its pixels are RGB"):
+        VOC(segmented, "trainval", masks=True)[0]["truth_masks"]
+    png.unlink()
+    with pytest.raises(UserError, match=r"b\.png: there is no such file, and a split of masks lists the image"):
+        VOC(segmented, "trainval", masks=True)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from rcnn.errors import UserError
+from rcnn.stages.features.roi_align import RoIAlign, RoIWarp
 from rcnn.stages.features.roi_pool import RoIPool
 from rcnn.stages.features.spp import SpatialPyramidPool
 from rcnn.stages.nets.maps import nearest_scale
@@ -129,3 +130,42 @@ def test_one_level_alone() -> None:
 
 def test_which_levels_are_read_counts_in_training() -> None:
     assert "maps" not in RoIPool.at_use
+
+
+def test_roi_warp_is_roi_align_in_the_cells_of_roi_pooling() -> None:
+    """Every cell holds its own number, so that a bin of one cell tells which it is."""
+    values = torch.arange(12.0 * 15).reshape(1, 12, 15)
+    for box in BOXES[:3]:
+        one = record(box[None], map=values)
+        (pooled,) = RoIPool(1)([one])[0]["features.pool5"]  # the last cell
+        last = int(pooled)
+        x1, y1 = last % 15 + 1, last // 15 + 1
+        x0, y0 = np.floor(box[:2] / 8 + 0.5).astype(int)
+        (warped,) = RoIWarp(1, sampling=8)([one])[0]["features.pool5"]
+        inside = values[0, y0:y1, x0:x1]
+        assert float(warped) == pytest.approx(float(inside.mean()), abs=0.6)  # samples at the border are clamped
+        (aligned,) = RoIAlign(1, sampling=8)([record(np.array([[x0, y0, x1, y1]], np.float32) * 8, map=values)])[0][
+            "features.pool5"
+        ]
+        assert float(warped) == float(aligned)
+
+
+def test_the_largest_sample_of_each_bin() -> None:
+    one = record(BOXES[:2])
+    average, largest = (RoIAlign(3, sampling=2, reduce=name)([one])[0]["features.pool5"] for name in ("average", "max"))
+    fine = RoIAlign(6, sampling=1)([one])[0]["features.pool5"].reshape(2, 4, 3, 2, 3, 2)
+    torch.testing.assert_close(average, fine.mean((3, 5)).flatten(1))
+    torch.testing.assert_close(largest, fine.amax((3, 5)).flatten(1))
+    with pytest.raises(ValueError, match="reduce is 'least'"):
+        RoIAlign(reduce="least").validate()
+    with pytest.raises(ValueError, match="sampling is 0, as many points"):
+        RoIAlign(sampling=0, reduce="max").validate()
+
+
+@pytest.mark.parametrize("kind", [RoIPool, RoIAlign, RoIWarp])
+def test_objects_alone_are_pooled_in_training(kind: Any) -> None:
+    one = record()
+    fields = {**one, "sampled_boxes": BOXES, "roi_labels": np.array([0, 3, 0, 1])}
+    whole, objects = (kind(3, objects=flag).loss(None, fields, None)[1]["features.pool5"] for flag in (False, True))
+    assert len(whole) == 4
+    torch.testing.assert_close(objects, whole[[1, 3]], rtol=0, atol=0)

@@ -1,0 +1,1 @@
+"""Box regressors: features and boxes -> deltas."""
