@@ -1,65 +1,90 @@
-"""The main job on the embedded default: R-CNN on drawn shapes, trained and evaluated, and a report of it."""
+"""The main job on the embedded default: five systems of the family on drawn shapes, side by side, and a report."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..cache import files
+from ..cache.store import Store
 from ..stages.datasets.shapes import Shapes
-from ..stages.record import Record
-from . import measure, pictures, report, saved
-from .recipes import rcnn
+from . import compare, compare_tables, families, pictures, report, saved
+from .pipeline import Pipeline
+from .recipes import fast, faster, mask, rcnn, sppnet
 from .run import DEFAULT, Run
 from .tables import Table
-from .words import emit
+from .times import environment
+from .words import emit, say
 
-TRAIN, TEST, BOXES = 160, 60, 400
-PICTURES = 9
+TRAIN, TEST, BOXES, TIMED = 160, 60, 400, 6
+PICTURES = 4
+STEPS = 500  # of each joint training
+SCALE, SIDES = 320, (24, 48, 96, 192)  # shorter side of the image, and sides of anchors, in pixels
+WIDTHS = (256, 256)  # of new fully connected layers
+
+
+def systems() -> dict[str, Pipeline]:
+    """The five systems, by name, as the demo trains them."""
+    schedule = {"training__steps": STEPS, "training__drop_every": max(STEPS * 3 // 4, 1), "training__lr": 0.005,
+                "training__clip": 10.0}  # fmt: skip
+    on_map: dict[str, Any] = {"scale": SCALE, "sides": SIDES, "fc": WIDTHS}
+    small = {"proposals__width": 128, "proposals__min_side": 8.0, "training__images": 2, "training__rois": 128}
+    return {
+        "rcnn": rcnn("shapenet", proposals=BOXES),
+        "sppnet": sppnet("shapenet", proposals=BOXES, scales=(SCALE,)),
+        "fast": fast("shapenet", proposals=BOXES, scales=(SCALE,), fc=WIDTHS).set_params(**schedule),
+        "faster": faster("shapenet", **on_map).set_params(**schedule, **small),
+        "mask": mask("shapenet", **on_map).set_params(**schedule, **small, masks__width=64),
+    }
 
 
 def demo(out: Path, device: str = "auto", jobs: int | None = None, cache: Path | None = None) -> Path:
-    """Train and evaluate R-CNN on shapes, write a RUN and a report into `out`; returns the report's path."""
-    saved.prepare(out / "run")
-    train, test = Shapes(TRAIN, seed=0), Shapes(TEST, seed=1)
-    pipeline = rcnn(backbone="shapenet", proposals=BOXES)
-    run = Run(pipeline, cache=cache or DEFAULT, device=device, jobs=jobs)
-    run.fit(train)
-    saved.save(pipeline, out / "run")
-    found = _drawn(run.over(test, pipeline.outputs), train.classes, out / "pictures")
-    scores = measure.scored(found, test).scores
-    tables = _tables(run, {**scores, "left_out": measure.left_out(test)})
+    """Train, measure and time the systems on shapes, write RUNs and a report into `out`; returns the report's path."""
+    pipelines, train, test = systems(), Shapes(TRAIN, seed=0), Shapes(TEST, seed=1)
+    places = [out / "runs" / name for name in pipelines]
+    for place in places:
+        saved.prepare(place)
+    runs = {name: Run(one, cache=cache or DEFAULT, device=device, jobs=jobs) for name, one in pipelines.items()}
+    sides, costs = families.measure(list(runs), places, runs.__getitem__, train, test, TIMED, device, say)
+    for side in sides:
+        say(f"{side.name}: {report.cost_words(side.clock)}")
+    found = compare.compare(sides, test, compare.bases("first", len(sides)))
+    tables = [*compare_tables.tables(found, "system"), *families.tables(costs, environment(device))]
+    store = Store(cache)
+    tables.append(report.cache_table(report.cache_rows(store), store.root))
     for table in tables:
         emit(table)
     path = out / "report.html"
-    files.write_text(path, report.page("R-CNN on shapes", _parts(tables, out)))
+    drawn = _drawn(runs, test, out)
+    files.write_text(path, report.page("The R-CNN family on shapes", _parts(tables, drawn)))
     return path
 
 
-def _drawn(records: Iterable[Record], classes: Sequence[str], place: Path) -> Iterator[Record]:
-    """The records as they come, the first of them drawn."""
-    for number, record in enumerate(records):
-        if number < PICTURES:
-            pictures.detections(record, classes, place / f"{number:02d}.png", truth=True)
-        yield record
+def _drawn(runs: Mapping[str, Run], test: Any, out: Path) -> list[list[str]]:
+    """A row of pictures for each of the first images, one of each system: their places from `out`."""
+    rows = []
+    for i in range(min(PICTURES, len(test))):
+        row = []
+        for name, run in runs.items():
+            place = f"pictures/{i:02d}-{name}.png"
+            (record,) = run.over(test, run.pipeline.outputs, indices=[i])
+            pictures.detections(record, test.classes, out / place, truth=True)
+            row.append(place)
+        rows.append(row)
+    return rows
 
 
-def _tables(run: Run, scores: dict[str, Any]) -> list[Table]:
-    assert run.store is not None
-    costs, cache = report.cost_table(run), report.cache_table(report.cache_rows(run.store), run.store.root)
-    return [report.ap_table(scores), report.lost_table(scores["lost"]), costs, cache]
-
-
-def _parts(tables: Sequence[Table], out: Path) -> list[str]:
-    images = "".join(f'<img src="pictures/{p.name}" alt="">' for p in sorted((out / "pictures").glob("*.png")))
-    precision, *others = tables
+def _parts(tables: Sequence[Table], drawn: Sequence[Sequence[str]]) -> list[str]:
+    rows = "".join("<tr>" + "".join(f'<td><img src="{place}" alt=""></td>' for place in row) + "</tr>" for row in drawn)
+    head = "".join(f"<th>{Path(place).stem.partition('-')[2]}</th>" for place in (drawn[0] if drawn else ()))
     return [
-        f"<p>Trained on {TRAIN} drawn images, measured on {TEST} others, {BOXES} proposals an image at most, "
-        f"features by <code>shapenet</code>, trained first on drawn crops. {os.cpu_count()} cores.</p>",
-        report.html_table(precision, total=True),
-        *map(report.html_table, others),
+        f"<p>Trained on {TRAIN} drawn images, measured on {TEST} others, at most {BOXES} proposals of selective search "
+        f"an image, features by <code>shapenet</code>, trained first on drawn crops; {STEPS} steps of joint training. "
+        f"{os.cpu_count()} cores.</p>",
+        *map(report.html_table, tables),
         f"<h2>Detections</h2><p>The best {pictures.BEST} of each image; annotated boxes are dashed white. "
-        f"Scores are SVM margins: only their order means something.</p>{images}",
+        f"Scores of rcnn and sppnet are SVM margins: only their order means something.</p>"
+        f'<table class="pictures"><tr>{head}</tr>{rows}</table>',
     ]

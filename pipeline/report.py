@@ -39,6 +39,8 @@ STYLE = (
     "th:first-child,td:first-child{text-align:left}"
     "table.total tr:last-child td{font-weight:600}"
     "img{width:31%;margin:.5%;vertical-align:top;border:1px solid #ddd}"
+    "table.pictures{table-layout:fixed;width:100%}table.pictures td,table.pictures th{padding:.2rem;text-align:center}"
+    "table.pictures img{width:100%;margin:0}"
     "code{background:#f4f4f4;padding:0 .3em}"
 )
 
