@@ -1,8 +1,9 @@
-"""Faster R-CNN here and torchvision's own FasterRCNN: the same net, weights, data and schedule; AP and speed.
+"""Faster and Mask R-CNN here and torchvision's own: the same net, weights, data and schedule; AP and speed.
 
     python benchmarks/torchvision_faster.py --data SPEC --test SPEC [--weights FILE] [--backbone squeezenet1_1]
         [--steps 600] [--seeds 0 1] [--scale 600] [--precision float32] [--threads 2]
     python benchmarks/torchvision_faster.py --speed --data SPEC ...
+    python benchmarks/torchvision_faster.py --masks ...
 
 One map, RoIAlign 7 x 7 of 2 x 2 points, two new layers of 1024, anchors of torchvision, 2 images a step with 64 RoIs
 each, 2000 proposals in training (of 6000) and 300 at use. torchvision's model is its FasterRCNN class in its own
@@ -24,10 +25,12 @@ import numpy as np
 import torch
 from rcnn.pipeline import measure
 from rcnn.pipeline.pipeline import Pipeline
-from rcnn.pipeline.recipes import faster
+from rcnn.pipeline.recipes import faster, mask
+from rcnn.pipeline.results import coco_results
 from rcnn.pipeline.run import Run
 from rcnn.stages.datasets.spec import open_dataset
 from rcnn.stages.features.roi_align import RoIAlign
+from rcnn.stages.masks import decode, encode
 from rcnn.stages.nets.backbones import convolutional, load
 from rcnn.stages.nets.layers import FCStack
 from rcnn.stages.nets.precision import low_precision
@@ -36,8 +39,9 @@ from rcnn.stages.nets.sgd import batch_of, sgd
 from rcnn.stages.record import Record, RecordList
 from rcnn.stages.stage import NoCheckpoint
 from torch import nn
-from torchvision.models.detection import FasterRCNN
+from torchvision.models.detection import FasterRCNN, MaskRCNN
 from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.ops import MultiScaleRoIAlign
 
 SIDES, RATIOS = (64.0, 128.0, 256.0), (0.5, 1.0, 2.0)
@@ -59,8 +63,11 @@ class Watch(NoCheckpoint):
 
 
 def ours(args: argparse.Namespace, seed: int, steps: int) -> Pipeline:
-    pipeline = faster(args.backbone, args.weights, scale=args.scale, longest=args.longest, sides=SIDES, ratios=RATIOS)
+    recipe = mask if args.masks else faster
+    pipeline = recipe(args.backbone, args.weights, scale=args.scale, longest=args.longest, sides=SIDES, ratios=RATIOS)
     pipeline.swap("features", RoIAlign(7, aligned=False))
+    if args.masks:
+        pipeline.set_params(mask_features__aligned=False, masks__precision=args.precision)
     same = {
         "training__images": 2, "training__rois": 128, "training__steps": steps, "training__lr": args.lr,
         "training__drop_every": max(2 * steps // 3, 1), "training__precision": args.precision,
@@ -100,8 +107,14 @@ class Head(nn.Module):
 
 def theirs(args: argparse.Namespace, classes: int) -> Any:
     net = Net(args.backbone, args.weights)
-    return FasterRCNN(
-        net, min_size=args.scale, max_size=args.longest, rpn_anchor_generator=AnchorGenerator((SIDES,), (RATIOS,)),
+    masks: dict[str, Any] = {
+        "mask_roi_pool": MultiScaleRoIAlign(["0"], 14, 2),
+        "mask_head": MaskRCNNHeads(net.out_channels, (256,) * 4, 1),
+        "mask_predictor": MaskRCNNPredictor(256, 256, classes + 1),
+    }
+    return (MaskRCNN if args.masks else FasterRCNN)(
+        net, **(masks if args.masks else {}), min_size=args.scale, max_size=args.longest,
+        rpn_anchor_generator=AnchorGenerator((SIDES,), (RATIOS,)),
         rpn_pre_nms_top_n_train=6000, rpn_pre_nms_top_n_test=6000, rpn_post_nms_top_n_train=2000,
         rpn_post_nms_top_n_test=300, box_roi_pool=MultiScaleRoIAlign(["0"], 7, 2), box_head=Head(net.out_channels),
         box_predictor=Predictor(classes), box_batch_size_per_image=64, image_mean=net.body.mean, image_std=net.body.std,
@@ -134,6 +147,13 @@ def start_alike(model: Any, net: Any) -> None:
         by = (head.std * torch.tensor([10.0, 10.0, 5.0, 5.0])).repeat(len(head.deltas.weight) // 4)
         predictor.deltas.weight[4:] = head.deltas.weight * by[:, None]
         predictor.deltas.bias[4:] = head.deltas.bias * by
+        if "masks" in net:
+            mine, heads = net["masks"], model.roi_heads
+            for i, layer in enumerate(mine.convs):
+                heads.mask_head[i][0].load_state_dict(layer.state_dict())
+            heads.mask_predictor.conv5_mask.load_state_dict(mine.up.state_dict())
+            heads.mask_predictor.mask_fcn_logits.weight[1:] = mine.masks.weight
+            heads.mask_predictor.mask_fcn_logits.bias[1:] = mine.masks.bias
 
 
 def train_theirs(model: Any, data: Any, args: argparse.Namespace, seed: int, steps: int, watch: NoCheckpoint) -> None:
@@ -150,15 +170,19 @@ def train_theirs(model: Any, data: Any, args: argparse.Namespace, seed: int, ste
             images.append((torch.from_numpy(image.copy()).permute(2, 0, 1).float() / 255).to(args.device))
             targets.append({"boxes": torch.from_numpy(boxes).to(args.device),
                             "labels": torch.from_numpy(record["truth_labels"]).to(args.device)})  # fmt: skip
+            if args.masks:
+                bitmaps = np.stack([decode(rle)[:, :: -1 if flip else 1] for rle in record["truth_masks"]])
+                targets[-1]["masks"] = torch.from_numpy(bitmaps.astype(np.uint8)).to(args.device)
         with low_precision(args.device, args.precision):
             yield torch.stack(list(model(images, targets).values()))
 
-    sgd(model, loss, watch, steps=steps, lr=args.lr, drop_every=max(2 * steps // 3, 1), bias_rate=2.0, losses=4,
-        random_state=seed)  # fmt: skip
+    sgd(model, loss, watch, steps=steps, lr=args.lr, drop_every=max(2 * steps // 3, 1), bias_rate=2.0,
+        losses=4 + args.masks, random_state=seed)  # fmt: skip
     model.eval()
 
 
 def detect_theirs(model: Any, data: Any, args: argparse.Namespace) -> dict[str, measure.Detections]:
+    """Detections of each image; with masks in the place of boxes under the key (id, "masks")."""
     found = {}
     for record in data:
         image = (torch.from_numpy(np.array(record["image"])).permute(2, 0, 1).float() / 255).to(args.device)
@@ -166,6 +190,10 @@ def detect_theirs(model: Any, data: Any, args: argparse.Namespace) -> dict[str, 
             (one,) = model([image])
         boxes, scores, labels = (one[name].float().cpu().numpy() for name in ("boxes", "scores", "labels"))
         found[record.id] = measure.Detections(boxes, scores, labels.astype(np.int64))
+        if args.masks:
+            rles = np.empty(len(boxes), object)
+            rles[:] = [encode(bitmap[0].cpu().numpy() > 0.5) for bitmap in one["masks"]]
+            found[record.id, "masks"] = found[record.id]._replace(boxes=rles)
     return found
 
 
@@ -199,6 +227,7 @@ def both(args: argparse.Namespace, data: Any, seed: int, steps: int) -> tuple[An
 def in_memory(records: Any, count: int | None = None) -> RecordList:
     """The records with their images decoded."""
     names = ("image", "size", "truth_boxes", "truth_labels", "truth_difficult", "truth_crowd")
+    names = (*names, *(("truth_masks", "truth_areas") if "truth_masks" in records[0] else ()))
     some = [records[i] for i in range(min(len(records), count or len(records)))]
     return RecordList([Record(r.id, {name: r[name] for name in names}) for r in some], records.classes)
 
@@ -212,7 +241,9 @@ def speed(args: argparse.Namespace, data: Any, test: Any) -> None:
         steps["torchvision"] += its[3:]
         for record in test:
             start = time.perf_counter()
-            ran.one(record)
+            one = ran.one(record)
+            if args.masks:
+                coco_results(one, 0, data.classes)  # pasted, as torchvision's are
             between = time.perf_counter()
             detect_theirs(model, [record], args)
             use["ours"].append(between - start)
@@ -223,19 +254,25 @@ def speed(args: argparse.Namespace, data: Any, test: Any) -> None:
 
 
 def accuracy(args: argparse.Namespace, data: Any, test: Any) -> None:
-    truths = measure.read_truths(test)
+    truths = {"boxes": measure.read_truths(test), "masks": measure.read_mask_truths(test) if args.masks else None}
     for seed in args.seeds:
         ran, model, mine, its = both(args, data, seed, args.steps)
-        found = ran.over(test, ran.pipeline.outputs)
-        results = {"ours": measure.read_results(found), "torchvision": detect_theirs(model, test, args)}
-        for side, taken in (("ours", mine), ("torchvision", its)):
-            ap = measure.mean_ap(measure.voc_ap(results[side], truths))
-            coco = measure.coco_ap(results[side], truths, len(test.classes))[0]["coco_ap"]
-            print(f"seed {seed}, {side}: VOC area AP {ap:.3f}, COCO AP {coco:.3f}, trained in {sum(taken):.0f} s",
-                  flush=True)  # fmt: skip
-        against = measure.bootstrap(results["torchvision"], results["ours"], truths)
-        said = f"{against['difference']:+.3f}, 95 %: {against['low']:+.3f} to {against['high']:+.3f}"
-        print(f"seed {seed}: {said}", flush=True)
+        ours = measure.scored(ran.over(test, ran.pipeline.outputs), test)
+        found = detect_theirs(model, test, args)
+        its_boxes = {record.id: found[record.id] for record in test}
+        sides = {"boxes": (ours.results, its_boxes, 0.5)}
+        if args.masks:
+            its_masks = {record.id: found[record.id, "masks"] for record in test}
+            sides["masks"] = (ours.masks, its_masks, measure.COCO_IOUS)
+        print(f"seed {seed}: trained in {sum(mine):.0f} s, torchvision {sum(its):.0f} s", flush=True)
+        for what, (here, there, iou) in sides.items():
+            for name, results in (("ours", here), ("torchvision", there)):
+                ap = measure.mean_ap(measure.voc_ap(results, truths[what]))
+                coco = measure.coco_ap(results, truths[what], len(test.classes))[0]["coco_ap"]
+                print(f"seed {seed}, {what}, {name}: VOC area AP {ap:.3f}, COCO AP {coco:.3f}", flush=True)
+            against = measure.bootstrap(there, here, truths[what], iou=iou)
+            said = f"{against['difference']:+.3f}, 95 %: {against['low']:+.3f} to {against['high']:+.3f}"
+            print(f"seed {seed}, {what}: {said}", flush=True)
 
 
 def main() -> None:
@@ -255,6 +292,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=None)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--speed", action="store_true")
+    parser.add_argument("--masks", action="store_true", help="Mask R-CNN, on data with annotated masks")
     args = parser.parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)

@@ -21,6 +21,7 @@ CUTS = (512, 256, 128, 64, 32, 16)  # regions that a tree is shown with: the las
 NO_PICTURE = ("objectness",)
 BEST = 5  # detections drawn where no score is asked for
 INCH = 6.0
+PIXELS = 1000  # of an image's side that are drawn, at least
 
 
 def detections(
@@ -161,12 +162,18 @@ def _figure(record: Record, n: int) -> tuple[Any, list[Any]]:
     tall = INCH * float(np.clip(height / width, 0.3, 2.5))
     figure = Figure(figsize=(INCH * max(n, 1), tall + 0.6), dpi=120, layout="constrained")
     panels = list(figure.subplots(1, max(n, 1), squeeze=False)[0])
+    by = _thinning(image.shape)
     for axes in panels:
-        axes.imshow(image, interpolation="none")
+        axes.imshow(image[::by, ::by], interpolation="none", extent=(-0.5, width - 0.5, height - 0.5, -0.5))
         axes.set_xticks([])
         axes.set_yticks([])
     figure.suptitle(record.id, fontsize=9)
     return figure, panels
+
+
+def _thinning(shape: Sequence[int]) -> int:
+    """Of how many pixels one is drawn, in rows and columns, so that a large image takes little memory."""
+    return max(1, max(shape[:2]) // PIXELS)
 
 
 def save(figure: Any, path: Path) -> None:
@@ -198,8 +205,9 @@ def _mask(axes: Any, mask: Any, box: Any, shape: Any, colour: Any) -> None:
     """A detection's mask over the image, half to be seen through."""
     found, rows, columns = pasted(mask, box, shape[0], shape[1])
     if found.any():
-        tint = np.zeros((*found.shape, 4))
-        tint[found] = (*colour[:3], 0.5)
+        found = found[:: (by := _thinning(shape)), ::by]
+        tint = np.zeros((*found.shape, 4), np.uint8)
+        tint[found] = [round(255 * value) for value in (*colour[:3], 0.5)]
         extent = (columns.start - 0.5, columns.stop - 0.5, rows.stop - 0.5, rows.start - 0.5)
         limits = axes.get_xlim(), axes.get_ylim()
         axes.imshow(tint, extent=extent, interpolation="none")
