@@ -22,6 +22,7 @@ from rcnn.pipeline.pipeline import Again, Pipeline
 from rcnn.pipeline.recipes import rcnn
 from rcnn.pipeline.run import Run
 from rcnn.pipeline.wrap import Clock
+from rcnn.stages import masks
 from rcnn.stages.datasets.shapes import Shapes
 from rcnn.stages.record import Record, RecordList
 from rcnn.stages.stage import NamedFile, Stage
@@ -403,3 +404,34 @@ def test_what_cannot_be_compared_is_refused(
     error = capsys.readouterr().err
     assert said in error
     assert len(error.strip().splitlines()) == 1  # and nothing was run before
+
+
+def test_masks_are_compared_over_cocos_ious() -> None:
+    """Two RUNs alike but for their masks, of which one has them all."""
+    data, y = [], np.mgrid[:40, :40][0]
+    for i in range(6):
+        whole = np.ones((40, 40), bool) & (y >= i)
+        fields = {"truth_boxes": np.array([[0, i, 40, 40]], np.float32), "truth_labels": np.ones(1, np.int64),
+                  "truth_masks": [masks.encode(whole)]}  # fmt: skip
+        data.append(Record(f"{i}", fields))
+    records = RecordList(data, ["thing"])
+    sides = []
+    for name, cut in (("half", 20), ("whole", 40)):
+        found = []
+        for record in records:
+            kept = masks.decode(record["truth_masks"][0]) & (y < cut)
+            (grid,) = masks.shares(kept, record["truth_boxes"], 28)
+            own = {"det_boxes": record["truth_boxes"], "det_scores": np.ones(1, np.float32),
+                   "det_labels": np.ones(1, np.int64), "det_masks": grid[None].astype(np.float32),
+                   "size": np.array([40, 40])}  # fmt: skip
+            found.append(Record(record.id, own))
+        sides.append(Measured(name, Method({}, {}, {}), *measure.scored(found, records), Clock()))
+    row = compare.compare(sides, records, [None, 0], resamples=50)
+    first, second = row["runs"]
+    assert first["mask_difference"] is None
+    assert second["difference"]["difference"] == 0
+    assert second["mask_difference"]["resolved"]
+    assert second["mask_difference"]["difference"] > 0.5
+    titles = [table.title for table in compare_tables.tables(row)]
+    assert "COCO's AP of masks, mean over classes" in titles
+    assert "difference of masks in VOC area AP, mean over IoU 0.5 to 0.95, against half" in titles

@@ -25,11 +25,14 @@ from rcnn.pipeline.measure import (
     mean_ap,
     proposal_recall,
     read_all,
+    read_mask_truths,
     read_results,
     read_truths,
+    scored,
     top_per_set,
     voc_ap,
 )
+from rcnn.stages import masks
 from rcnn.stages.datasets.problem import Problem
 from rcnn.stages.record import Record, RecordList
 
@@ -512,3 +515,72 @@ def test_top_per_set() -> None:
     assert top_per_set({}) == {}
     whole = top_per_set(results)
     assert all(np.array_equal(a, b) for name in results for a, b in zip(whole[name], results[name]))
+
+
+# -- masks ---------------------------------------------------------------------------------------------
+
+
+def discs(centres: Any, radius: float, side: int = 60) -> Any:
+    """RLEs of discs, as the measures take them."""
+    y, x = np.mgrid[:side, :side] + 0.5
+    made = np.empty(len(centres), object)
+    made[:] = [masks.encode((x - cx) ** 2 + (y - cy) ** 2 < radius**2) for cx, cy in centres]
+    return made
+
+
+def of_masks(rles: Any, scores: Any) -> Detections:
+    return Detections(rles, np.asarray(scores, np.float32), np.ones(len(rles), np.int64))
+
+
+def test_the_overlap_of_masks_is_that_of_masks() -> None:
+    """A square's box is a disc's, and their masks overlap by pi / 4."""
+    disc = discs([(30, 30)], 20)
+    square = np.zeros((60, 60), bool)
+    square[10:50, 10:50] = True
+    other = np.empty(1, object)
+    other[0] = masks.encode(square)
+    assert masks.box_of(other[0]).tolist() == masks.box_of(disc[0]).tolist()
+    truths = {"a": Truth(disc, np.ones(1, np.int64), np.zeros(1, bool), np.array([masks.area_of(disc[0])]))}
+    results = {"a": of_masks(other, [0.9])}
+    assert voc_ap(results, truths, iou=0.75) == {1: 1.0}
+    assert voc_ap(results, truths, iou=0.8) == {1: 0.0}
+    assert coco_ap(results, truths)[0]["coco_ap"] == pytest.approx(0.6)  # found at 0.5 to 0.75
+    assert coco_ap({"a": of_masks(disc, [0.9])}, truths)[0]["coco_ap"] == pytest.approx(1)
+    nothing = {"a": of_masks(discs([], 1), [])}
+    assert coco_ap(nothing, truths)[0]["coco_ap"] == 0
+
+
+def test_evaluate_measures_masks_where_all_are_annotated() -> None:
+    """Boxes all right, masks of half of the images empty."""
+    grid = np.ones((1, 28, 28), np.float32)
+    records, detected = [], []
+    for i in range(4):
+        disc = discs([(30, 30)], 20)
+        box = masks.box_of(disc[0])[None]
+        truth_fields = {"truth_boxes": box, "truth_labels": np.ones(1, np.int64), "truth_masks": list(disc)}
+        (share,) = masks.shares(masks.decode(disc[0]), box, 28)
+        own = {"det_boxes": box, "det_scores": np.ones(1, np.float32), "det_labels": np.ones(1, np.int64),
+               "det_masks": share[None].astype(np.float32) if i % 2 else 0 * grid}  # fmt: skip
+        records.append(Record(f"{i}", truth_fields))
+        detected.append(Record(f"{i}", {**own, "size": np.array([60, 60])}))
+    data = RecordList(records, ["disc"])
+    results, of_masks_too, scores = scored(detected, data)
+    assert of_masks_too is not None
+    assert results["0"].boxes.shape == (1, 4)
+    assert scores["metrics"]["coco_ap50"] == 1
+    assert 0 < scores["metrics"]["mask_coco_ap50"] < 1
+    assert scores["per_class"]["disc"]["mask_coco_ap50"] == scores["metrics"]["mask_coco_ap50"]
+    bare = RecordList([r if r.id != "2" else Record("2", {n: r[n] for n in r if n != "truth_masks"}) for r in records],
+                      ["disc"])  # fmt: skip
+    assert read_mask_truths(bare) is None
+    assert not any(name.startswith("mask") for name in scored(detected, bare).scores["metrics"])
+    json.dumps(scores)
+
+
+def test_a_bootstrap_over_several_ious_is_of_their_mean() -> None:
+    results, truths = random_set(3, images=8)
+    other = {name: one._replace(boxes=one.boxes + 2) for name, one in results.items()}
+    single = [bootstrap(results, other, truths, iou=iou, n=50)["difference"] for iou in (0.5, 0.7)]
+    both = bootstrap(results, other, truths, iou=(0.5, 0.7), n=50)
+    assert both["difference"] == pytest.approx(np.mean(single))
+    assert both["low"] <= both["difference"] <= both["high"]

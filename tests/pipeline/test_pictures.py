@@ -33,3 +33,22 @@ def test_regions_are_drawn(tmp_path: Path, top: int, field: str) -> None:
     colours = Image.open(tmp_path / "a.png").convert("RGB").getcolors(1 << 20)
     of_segments = [count for count, (r, g, b) in colours if count > 50 and not r == g == b]
     assert len(of_segments) >= (1 if field == "regions.nodes" and top == 1 else 4)
+
+
+def test_a_large_image_is_thinned_and_masks_stay_in_their_boxes(tmp_path: Path) -> None:
+    """The mask of the left half, drawn at a third of the pixels, reddens the left half alone."""
+    from PIL import Image
+
+    grey = np.full((3000, 4000, 3), 128, np.uint8)
+    found = {
+        "det_boxes": np.array([[0, 0, 2000, 3000]], np.float32),
+        "det_scores": np.ones(1, np.float32),
+        "det_labels": np.ones(1, np.int64),
+        "det_masks": np.ones((1, 28, 28), np.float32),
+    }
+    pictures.detections(Record("a", {"image": grey, **found}), ["thing"], tmp_path / "a.png")
+    drawn = np.asarray(Image.open(tmp_path / "a.png").convert("RGB")).astype(int)
+    plain = np.nonzero((drawn == 128).all(2).sum(0) > drawn.shape[0] / 2)[0]  # columns of the image as it is
+    tinted = np.nonzero((np.abs(drawn - drawn[..., :1]).max(2) > 20).sum(0) > drawn.shape[0] / 3)[0]
+    assert tinted.max() <= plain.min() + 4  # the box has an edge
+    assert len(tinted) == pytest.approx(len(plain), rel=0.05)
