@@ -7,9 +7,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ..stages.nets.jointly import Jointly
-from ..stages.nets.member import Member
 from ..stages.record import Record, Records, field_of
-from ..stages.stage import Checkpoint, Ref, Stage, State
+from ..stages.stage import Stage
+from .renamed import Renamed
+from .together import check_wiring, join
 
 SOURCES = (
     "image",
@@ -65,99 +66,6 @@ class Step:
             object.__setattr__(self, "apart", True)
         if self.fields and isinstance(self.stage, Again):
             raise ValueError(f"step {self.name!r} is {self.stage.step!r} again: Again takes its fields itself")
-
-
-class Renamed(Stage):
-    """A stage on other fields: that of a step with `fields` of its own, or of an earlier step, which Again repeats.
-
-    fields: field of the stage, or first part of a dotted one -> the field here. again: it learns nothing of its own.
-    """
-
-    def __init__(self, stage: Stage, fields: Mapping[str, str], again: bool = True):
-        self.stage = stage
-        self.fields = fields
-        self.again = again
-
-    @property
-    def needs(self) -> tuple[str, ...]:  # type: ignore[override]
-        return tuple(self.outer(name) for name in self.stage.needs)
-
-    @property
-    def gives(self) -> tuple[str, ...]:  # type: ignore[override]
-        return tuple(self.outer(name) for name in self.stage.gives)
-
-    @property
-    def learns(self) -> tuple[str, ...]:  # type: ignore[override]
-        return () if self.again else tuple(self.outer(name) for name in self.stage.learns)
-
-    @property
-    def learned(self) -> bool:
-        return self.stage.learned and not self.again
-
-    @property
-    def chunk(self) -> int:  # type: ignore[override]
-        return self.stage.chunk
-
-    @property
-    def parallel(self) -> bool:  # type: ignore[override]
-        return self.stage.parallel
-
-    @property
-    def arrays(self) -> str:  # type: ignore[override]
-        return self.stage.arrays
-
-    @property
-    def distributed(self) -> bool:  # type: ignore[override]
-        return self.stage.distributed
-
-    @property
-    def ranked(self) -> bool:  # type: ignore[override]
-        return self.stage.ranked
-
-    def prepare(self) -> None:
-        self.stage.prepare()
-
-    def check_processes(self, count: int) -> None:
-        self.stage.check_processes(count)
-
-    def fit(self, records: Records, checkpoint: Checkpoint) -> None:
-        self.stage.fit(RenamedRecords(records, self), checkpoint)
-
-    def state(self) -> State:
-        return self.stage.state()
-
-    def state_for(self, step: str) -> State:
-        return self.stage.state_for(step)
-
-    def load_state(self, state: Mapping[str, Any]) -> None:
-        self.stage.load_state(state)
-
-    def outer(self, name: str) -> str:
-        """The field here for a field of the stage."""
-        first, dot, rest = name.partition(".")
-        return self.fields.get(name, self.fields.get(first, first) + dot + rest)
-
-    def inner(self, record: Record, names: Iterable[str]) -> Record:
-        """A record as the stage sees it, with these fields of its own."""
-        return Record(record.id, {name: record.raw(self.outer(name)) for name in names}, record.reader)
-
-    def __call__(self, records: Sequence[Record]) -> list[dict[str, Any]]:
-        inner = [self.inner(record, self.stage.needs) for record in records]
-        return [{self.outer(n): value for n, value in fields.items()} for fields in self.stage(inner)]
-
-
-class RenamedRecords(Records):
-    """What a renamed stage learns from, as it sees it."""
-
-    def __init__(self, records: Records, stage: Renamed):
-        self.records, self.stage, self.classes = records, stage, records.classes
-
-    def __len__(self) -> int:
-        return len(self.records)
-
-    def __getitem__(self, index: Any) -> Any:
-        own = self.stage.stage
-        return self.stage.inner(self.records[index], (*own.needs, *own.learns))
 
 
 class Pipeline:
@@ -340,7 +248,7 @@ class Pipeline:
             seen.append(step.name)
         for step in self.steps:
             if isinstance(step.stage, Jointly):
-                self._check_wiring(step.name, step.stage)
+                check_wiring(self, step.name, step.stage)
         self._check_outputs(given)
 
     def _members(self, steps: Iterable[Step]) -> list[str]:
@@ -348,70 +256,8 @@ class Pipeline:
         return [name for step in steps if isinstance(step.stage, Jointly) for name in step.stage.members]
 
     def _join(self) -> None:
-        """Tell each Jointly its members' stages. ValueError if one is no step, or takes other weights than its."""
-        stages = {step.name: step.stage for step in self.steps if isinstance(step.stage, Stage)}
-        joint = {name: stage for name, stage in stages.items() if isinstance(stage, Jointly)}
-        for member in {member: None for stage in joint.values() for member in stage.members}:
-            self._check_member(member, stages, joint)
-        for name, stage in stages.items():
-            for ref in [] if name in joint else stage.refs().values():
-                if ref.step in joint and name not in joint[ref.step].members:
-                    raise ValueError(f"step {name!r} takes weights of {ref.step!r}, which does not train it")
-            if isinstance(stage, Member) and stage.new and not stage.refs():
-                kind = type(stage).__name__
-                raise ValueError(f"step {name!r} ({kind}) is nothing before it was trained: weights is a Jointly's Ref")
-        for name, stage in joint.items():
-            start = stage.weights
-            if isinstance(start, Ref) and start.step in joint:
-                own = [one for one in stage.members if "weights" in stages[one].param_names()]
-                own = [one for one in own if not (_new(stages[one]) and stage.lets_learn(one))]  # they may begin here
-                if lacking := [one for one in own if one not in joint[start.step].members]:
-                    raise ValueError(f"step {name!r} goes on from {start.step!r}, which does not train {lacking[0]!r}")
-            try:
-                stage.join({member: stages[member] for member in stage.members})
-            except ValueError as error:
-                raise ValueError(f"step {name!r} (Jointly): {error}") from error
-
-    @staticmethod
-    def _check_member(member: str, stages: Mapping[str, Stage], joint: Mapping[str, Jointly]) -> None:
-        """ValueError unless a member is a step, and takes its weights from the last that trains it, or one after it.
-
-        Those after it, which leave it as it is, must hold what it became.
-        """
-        own = [name for name, stage in joint.items() if member in stage.members]
-        if member not in stages:
-            raise ValueError(f"step {own[-1]!r} (Jointly) trains {member!r}, which is no step")
-        if not isinstance(stages[member], Member) or "weights" not in stages[member].param_names():
-            return
-        last = next((i for i in reversed(range(len(own))) if joint[own[i]].lets_learn(member)), len(own) - 1)
-        for i, name in enumerate(own[last + 1 :], last + 1):
-            if joint[name].weights not in [Ref(one) for one in own[last:i]]:
-                raise ValueError(
-                    f"step {name!r} (Jointly) leaves {member!r} as it is, and starts from {joint[name].weights!r}, "
-                    f"not from {own[last]!r}, which trained it"
-                )
-        weights = stages[member].get_params()["weights"]
-        if weights not in [Ref(name) for name in own[last:]]:
-            raise ValueError(
-                f"step {member!r} is trained by {own[last]!r} and takes its weights from it, not {weights!r}: "
-                f"what training starts from is {own[last]}__weights"
-            )
-
-    def _check_wiring(self, name: str, jointly: Jointly) -> None:
-        """ValueError unless each member reads, at use, what the member before it gave in training."""
-        authors = self.authors()
-        given: dict[str, str] = {}  # field of the stages -> member
-        for member in jointly.members:
-            step = self.step(member)
-            for inner in self.method(member).needs:
-                outer = step.fields.get(inner, inner)
-                author = self.origin(authors[outer]) if outer in authors else None
-                if inner in given and inner != "boxes" and author != given[inner]:
-                    raise ValueError(
-                        f"step {name!r} (Jointly) trains {member!r} on the {inner!r} of {given[inner]!r}; at use it "
-                        f"reads {outer!r} of {authors.get(outer)!r}"
-                    )
-            given |= dict.fromkeys(self.method(member).gives, member)
+        """Tell each Jointly its members' stages."""
+        join({step.name: step.stage for step in self.steps if isinstance(step.stage, Stage)})
 
     def _check_stage(self, name: str, stage: Stage, seen: list[str], given: Mapping[str, str]) -> None:
         kind, own = type(self.method(name)).__name__, self.method(name)
@@ -472,8 +318,3 @@ class Pipeline:
     def __repr__(self) -> str:
         rows = "".join(f"\n  ({step.name!r}, {step.stage!r})," for step in self.steps)
         return f"Pipeline([{rows}\n], name={self.name!r})"
-
-
-def _new(stage: Stage) -> bool:
-    """Whether a stage is nothing before it was trained, so that training may begin with new weights of it."""
-    return isinstance(stage, Member) and stage.new

@@ -18,8 +18,9 @@ from ..stages.nets.member import Member
 from ..stages.record import Record, RecordList, Records, field_of
 from ..stages.stage import NoCheckpoint, Ref, Stage
 from . import rates
-from .pipeline import SOURCES, Again, Pipeline, Renamed, RenamedRecords, Step
+from .pipeline import SOURCES, Again, Pipeline, Step
 from .rates import Cost
+from .renamed import Renamed, RenamedRecords
 from .run import Run
 from .wrap import host, view_on_host
 

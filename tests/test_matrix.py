@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from rcnn.pipeline.pipeline import Again, Pipeline, Step
+from rcnn.pipeline.recipes.mask_branch import Branch, mask_branch
 from rcnn.pipeline.recipes.shared_map import first_map
 from rcnn.pipeline.run import Run
 from rcnn.stages.classifiers.softmax_head import SoftmaxHead
@@ -45,6 +46,7 @@ AXES: dict[str, tuple[Any, ...]] = {
     "training": ("none", "on features", "jointly"),
     "classifier": ("svm", "softmax"),
     "boxes": ("none", "ridge", "head"),
+    "masks": ("none", "branch"),
 }
 Choice = dict[str, Any]
 
@@ -67,8 +69,9 @@ def refusal(choice: Choice) -> str:
 
 
 def meant(choice: Choice) -> bool:
-    """Whether the choices are about the same pipeline: maps are read by poolers."""
-    return (choice["features"] in ("hog", "warp")) == (not choice["maps"])
+    """Whether the choices are about the same pipeline: maps are read by poolers, and by the branch for masks."""
+    branch = choice["masks"] == "none" or (choice["maps"] and choice["training"] == "jointly")
+    return branch and (choice["features"] in ("hog", "warp")) == (not choice["maps"])
 
 
 def pipeline_of(choice: Choice, files: dict[str, str]) -> Pipeline:
@@ -100,7 +103,8 @@ def pipeline_of(choice: Choice, files: dict[str, str]) -> Pipeline:
     heads = [Step("head", head)] if trained or head.outputs else []
     proposing, before = rpn_of(choice, maps) if choice["proposals"] == "rpn" else ((), [])
     shared = (*(("map",) if choice["maps"] else ()), *proposing, "features")
-    members = (*(shared if jointly else ()), *(step.name for step in (*above, *heads)))
+    branch = mask_branch(taught, fields, width=8) if choice["masks"] == "branch" else Branch([], ())
+    members = (*(shared if jointly else ()), *(step.name for step in (*above, *heads)), *branch.members)
     training = [Step("training", Jointly(members, steps=2, rois=16, foreground_iou=0.3, background_iou=(0.0, 0.3),
                                          flip=jointly))] if trained else []  # fmt: skip
     proposals: dict[str, Stage] = {
@@ -123,7 +127,8 @@ def pipeline_of(choice: Choice, files: dict[str, str]) -> Pipeline:
         *([] if jointly else training), *above, *heads, *after,
         *([Step("classifier", LinearSVMs(layer=layer))] if choice["classifier"] == "svm" else []),
         *([Step("regressor", RidgeBoxRegressors(layer=source, min_iou=0.3))] if choice["boxes"] == "ridge" else []),
-        Step("suppression", PerClassNMS(deltas=choice["boxes"] != "none")),
+        Step("suppression", PerClassNMS(deltas=choice["boxes"] != "none", top_per_image=20)),
+        *branch.steps,
     ])  # fmt: skip
 
 
@@ -191,7 +196,8 @@ def test_legal_combinations_are_built_and_others_refused(files: dict[str, str]) 
 
 def test_other_things_that_cannot_stand_together(files: dict[str, str]) -> None:
     base: Choice = {"proposals": "sliding_window", "features": "spp", "maps": "two", "fc": "new",
-                    "training": "on features", "classifier": "softmax", "boxes": "head"}  # fmt: skip
+                    "training": "on features", "classifier": "softmax", "boxes": "head",
+                    "masks": "none"}  # fmt: skip
     pipeline = pipeline_of(base, files)
     for change, why in (
         ({"features__maps": ("map",)}, r"step 'features' .* needs 'map', which no earlier step gives"),
@@ -225,6 +231,8 @@ def test_a_covering_set_learns_and_detects(choice: Choice, files: dict[str, str]
         count = len(first["det_boxes"])
         assert first["det_boxes"].shape == (count, 4)
         assert first["det_scores"].shape == first["det_labels"].shape == (count,)
+        assert ("det_masks" in first) == (choice["masks"] == "branch")
+        assert len(first.get("det_masks", first["det_boxes"])) == count
         assert all(np.isfinite(values).all() for values in first.values())
         assert all(np.array_equal(first[name], again[name]) for name in first)
     assert sum(len(fields["det_boxes"]) for fields in found[0]) > 0
@@ -233,7 +241,8 @@ def test_a_covering_set_learns_and_detects(choice: Choice, files: dict[str, str]
 def test_without_a_cache_a_fit_reads_what_is_on_no_disk(files: dict[str, str]) -> None:
     """Steps that are not kept give tensors on their device; a fit is handed arrays."""
     choice: Choice = {"proposals": "precomputed", "features": "roi_pool", "maps": "one", "fc": "new",
-                      "training": "on features", "classifier": "svm", "boxes": "head"}  # fmt: skip
+                      "training": "on features", "classifier": "svm", "boxes": "head",
+                      "masks": "none"}  # fmt: skip
     data = Shapes(2, 5)
     with Run(pipeline_of(choice, files), cache=None, device="cpu", jobs=1, progress=False) as run:
         run.fit(data)

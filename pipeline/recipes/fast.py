@@ -69,8 +69,8 @@ def fast(
     frozen = early_parts(backbone) if weights is not None else ()
     maps = ConvMap(backbone, scales=tuple(scales), longest=longest, frozen=frozen, weights=trained)
     above, layer = fully_connected(backbone, "fc7" in layers_of(backbone), fc, trained, keep=svm)
-    if masks and (len(scales) > 1 or stage_wise):
-        raise ValueError("masks is True, and masks are learned with one scale of the image, together with the rest")
+    if masks and stage_wise:
+        raise ValueError("masks is True, and masks are learned together with the rest: stage_wise is for boxes")
     branch = mask_branch(trained, maps.maps()) if masks else Branch([], ())
     members = ("map", "features", *(step.name for step in above), "head", *branch.members)
     whole = Jointly(members, weights, by=("head.class",) if stage_wise else ())

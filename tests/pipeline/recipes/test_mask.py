@@ -188,8 +188,8 @@ def test_what_cannot_stand_together_is_said() -> None:
         (lambda: mask("shapenet", None, pooling="roi"), "pooling is 'roi'; it is one of roi_pool, roi_warp"),
         (lambda: mask("resnet18", None, mask_pooling="roi_pool"), "mask_pooling is 'roi_pool', and on C4 masks"),
         (
-            lambda: fast("shapenet", None, scales=(300, 600), masks=True),
-            "masks is True, and masks are learned with one",
+            lambda: fast("shapenet", None, stage_wise=True, masks=True),
+            "masks is True, and masks are learned together with the rest",
         ),
         (lambda: c4().set_params(fc__spatial=False), r"features\.conv5_map, which an earlier step gives"),
     ):
