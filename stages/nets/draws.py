@@ -42,7 +42,7 @@ class Draws:
     """
 
     def __init__(self, records: Records, sampling: Sampling, *, image: bool, read: Sequence[str], proposed: bool,
-                 masks: bool, memory: float, device: Any):  # fmt: skip
+                 memory: float, device: Any, masks: bool = False):  # fmt: skip
         self.masks = masks
         self.records, self.sampling, self.proposed, self.device = records, sampling, proposed, device
         self.rois = lru_cache(HELD)(self._rois)

@@ -200,6 +200,9 @@ class Jointly(Stage):
             raise ValueError(f"{self._proposer} proposes boxes, of which an earlier step cannot give {self._read[0]}")
         if len(backbones := set(self._backbones())) > 1:
             raise ValueError(f"members have different backbones, {' and '.join(sorted(backbones))}")
+        until, behind = self._params("until"), self._params("behind")
+        if until and behind and until != behind:
+            raise ValueError(f"a member goes on behind {behind.pop()}, and the map before it is that of {until.pop()}")
         if isinstance(self.weights, str) and not backbones:
             raise ValueError(f"weights is {self.weights!r}, and no member starts from a backbone's weights")
 
@@ -239,6 +242,11 @@ class Jointly(Stage):
         """The names of the members' backbones."""
         params = [stage.get_params() for stage in self._joined().values()]
         return [one["backbone"] for one in params if "backbone" in one]
+
+    def _params(self, name: str) -> set[Any]:
+        """The values of a parameter of the members that have it."""
+        params = [stage.get_params() for stage in self._joined().values()]
+        return {one[name] for one in params if name in one}
 
     def _joined(self) -> dict[str, Member]:
         try:

@@ -21,6 +21,7 @@ from rcnn.stages.features.roi_pool import RoIPool
 from rcnn.stages.masks import decode
 from rcnn.stages.proposals.sliding_window import SlidingWindow
 from rcnn.stages.record import Record, RecordList
+from rcnn.stages.stage import NoCheckpoint
 
 SMALL: dict[str, Any] = {"scale": 96, "longest": 160}
 SIDES = (16, 32, 64)
@@ -183,6 +184,32 @@ def test_without_annotated_masks_nothing_is_learned() -> None:
         run.fit(bare)
 
 
+class Killed(NoCheckpoint):
+    """Keeps what is saved at one step, and dies then."""
+
+    state: Any = None
+
+    def load(self) -> Any:
+        return self.state
+
+    def save(self, make: Any, *, now: bool = False) -> None:
+        if self.state is None:
+            self.state = {name: np.array(np.asarray(value)) for name, value in make().items()}
+            raise KeyboardInterrupt
+
+
+def test_killed_and_resumed_it_learns_the_same() -> None:
+    """With boxes that a member proposes, and masks."""
+    whole, killed, resumed = (one_map(training__steps=4).stage("training") for _ in range(3))
+    whole.fit(Shapes(3, 1), NoCheckpoint())
+    checkpoint = Killed()
+    with pytest.raises(KeyboardInterrupt):
+        killed.fit(Shapes(3, 1), checkpoint)
+    resumed.fit(Shapes(3, 1), checkpoint)
+    for name, value in whole.state().items():
+        np.testing.assert_array_equal(value, resumed.state()[name])
+
+
 def test_what_cannot_stand_together_is_said() -> None:
     for make, why in (
         (lambda: mask("shapenet", None, pooling="roi"), "pooling is 'roi'; it is one of roi_pool, roi_warp"),
@@ -190,6 +217,10 @@ def test_what_cannot_stand_together_is_said() -> None:
         (
             lambda: fast("shapenet", None, stage_wise=True, masks=True),
             "masks is True, and masks are learned together with the rest",
+        ),
+        (
+            lambda: c4().set_params(map__until="layer2"),
+            "behind layer3, and the map before it is that of layer2",
         ),
         (lambda: c4().set_params(fc__spatial=False), r"features\.conv5_map, which an earlier step gives"),
     ):
