@@ -36,7 +36,9 @@ def _again(lost: Any) -> None:
     """A signal heard where Python drops exceptions (in a weak reference's callback, in `__del__`) comes once more."""
     stops = {KeyboardInterrupt: signal.SIGINT, SystemExit: signal.SIGTERM}
     if lost.exc_type in stops:
-        Timer(0.01, interrupt_main, [stops[lost.exc_type]]).start()
+        again = Timer(0.01, interrupt_main, [stops[lost.exc_type]])
+        again.daemon = True
+        again.start()
     else:
         sys.__unraisablehook__(lost)
 

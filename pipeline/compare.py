@@ -42,7 +42,7 @@ class Measured(NamedTuple):
 def measured(name: str, run: Run, records: Records) -> Measured:
     """Detections of a trained pipeline through its cache, and how good they are."""
     found = measure.scored(run.over(records, run.pipeline.outputs), records)
-    return Measured(name, method_of(run), *found, run.clock)
+    return Measured(name, method_of(run), found.results, found.masks, found.scores, run.clock)
 
 
 def measure_all(

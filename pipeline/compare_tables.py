@@ -54,29 +54,30 @@ def accuracy_table(found: Mapping[str, Any], head: str = "RUN") -> Table:
     """A row a RUN, a column a metric."""
     rows = [[row["run"], *(number(row["metrics"].get(name)) for name in METRICS)] for row in found["runs"]]
     title = f"accuracy on the same {found['images']} images, {found['objects']} objects, mean over classes"
-    return Table(title, [head, *METRICS.values()], rows, left_out_words(found["left_out"]))
+    without = [f"{row['run']}: {row['masks_left_out']}" for row in found["runs"] if "masks_left_out" in row]
+    caption = LINE.join(filter(None, [*without, left_out_words(found["left_out"])]))
+    return Table(title, [head, *METRICS.values()], rows, caption)
 
 
 def difference_table(found: Mapping[str, Any], head: str = "RUN") -> Table:
     """A row a RUN: its AP, how it differs from the one that it is held against, and what was changed."""
-    return _differences(found, head, found["metric"], CLAIMS[found["metric"]], "difference")
+    name = CLAIMS[found["metric"]]
+    title = f"difference in {name}, {against_words(found)}"
+    return _differences(found, head, title, found["metric"], name, "difference")
 
 
 def mask_difference_table(found: Mapping[str, Any], head: str = "RUN") -> Table:
     """The same of masks, over COCO's IoUs."""
-    kind = CLAIMS[found["metric"]]
-    made = _differences(found, head, "mask_coco_ap", "COCO's mask AP", "mask_difference")
-    title = f"difference of masks in {kind}, mean over IoU 0.5 to 0.95, {against_words(found)}"
-    return made._replace(title=title)
+    title = f"difference of masks in {CLAIMS[found['metric']]}, mean over IoU 0.5 to 0.95, {against_words(found)}"
+    return _differences(found, head, title, "mask_coco_ap", "COCO's mask AP", "mask_difference")
 
 
-def _differences(found: Mapping[str, Any], head: str, metric: str, name: str, difference: str) -> Table:
+def _differences(found: Mapping[str, Any], head: str, title: str, metric: str, name: str, difference: str) -> Table:
     rows = [
         [r["run"], number(r["metrics"].get(metric)), *_difference(r[difference]), LINE.join(r["changed"])]
         for r in found["runs"]
     ]
-    title = f"difference in {name}, {against_words(found)}"
-    caption = f"{run_interval_words(found)}\n{WHAT_CHANGED}"
+    caption = f"{interval_words(found, sum(row[difference] is not None for row in found['runs']))}\n{WHAT_CHANGED}"
     return Table(title, [head, name, *DIFFERENCE_HEAD, "what changed"], rows, caption, (5, 6))
 
 
@@ -108,11 +109,6 @@ def against_words(found: Mapping[str, Any]) -> str:
     """Against which RUN the differences are, in words."""
     others = {row["against"] for row in found["runs"]} - {None}
     return f"against {next(iter(others))}" if len(others) == 1 else "each against the one above"
-
-
-def run_interval_words(found: Mapping[str, Any]) -> str:
-    """`interval_words` of a table with a row a RUN."""
-    return interval_words(found, sum(row["difference"] is not None for row in found["runs"]))
 
 
 def interval_words(found: Mapping[str, Any], n: int) -> str:

@@ -10,9 +10,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..cache.store import Store
+from ..errors import UserError
 from ..stages.boxes import overlap
 from ..stages.datasets.problem import KINDS, Problem
 from ..stages.datasets.spec import open_dataset
+from ..stages.masks import area_of
 from ..stages.record import Record, Records
 from . import anchor_hint
 from .twins import Picture, letter, twins
@@ -60,7 +62,8 @@ def _opened(number: int, spec: str, store: Store | None, jobs: int) -> Opened:
     paths = image_files(records)
     verdicts = examined(paths, store, jobs)
     usable = Usable(records, verdicts) if paths else records
-    problems = [*getattr(usable, "problems", ()), *(p for i, r in enumerate(usable) for p in _doubles(usable, i, r))]
+    seen = (p for i, record in enumerate(usable) for look in (_doubles, _masks) for p in look(usable, i, record))
+    problems = [*getattr(usable, "problems", ()), *seen]
     return Opened(spec, usable, problems, [Picture(number, *pair) for pair in zip(paths, verdicts)])
 
 
@@ -83,6 +86,21 @@ def _doubles(records: Any, index: int, record: Record) -> Iterator[Problem]:
         box = f"({', '.join(f'{value:g}' for value in boxes[j])})"
         what = f"{source.objects[i]} and {source.objects[j]} have nearly one box, {box}"
         yield Problem("double box", str(source.annotation), what, "", records.classes[labels[j] - 1])
+
+
+def _masks(records: Any, index: int, record: Record) -> Iterator[Problem]:
+    """Masks that cannot be read, or show nothing."""
+    if "truth_masks" not in record or not hasattr(records, "source"):
+        return
+    source = records.source(index)
+    try:
+        masks = record["truth_masks"]
+    except UserError as error:
+        what = str(error).removeprefix(f"{source.annotation}: ")
+        yield Problem("malformed entry", str(source.annotation), f"masks of {record.id} cannot be read: {what}")
+        return
+    for i in (i for i, mask in enumerate(masks) if not area_of(mask)):
+        yield Problem("malformed entry", str(source.annotation), f"the mask of {source.objects[i]} has no pixel")
 
 
 # -- what is in it -----------------------------------------------------------------------------------------
@@ -115,6 +133,7 @@ def _census(one: Opened) -> dict[str, Any]:
         "left_out": {"objects": lost["object"], "images": lost["image"]},
         "difficult": int(flags[0]),
         "crowd": int(flags[1]),
+        "masks": int(flags[2]),
         "classes": _by_class(truths, records.classes),
         "areas": _bars(truths.area, [0, *AREAS.values()], list(AREAS)),
         "shares": _bars(np.minimum(truths.share, 1 - 1e-6), [0, *SHARES], _steps([0, *SHARES])),
@@ -125,20 +144,21 @@ def _census(one: Opened) -> dict[str, Any]:
     }
 
 
-def _of_image(index: int, record: Record) -> tuple[Truths, tuple[int, int], tuple[int, int]]:
-    """The objects of an image, its (height, width), and how many are difficult and crowds."""
+def _of_image(index: int, record: Record) -> tuple[Truths, tuple[int, int], tuple[int, int, int]]:
+    """The objects of an image, its (height, width), and how many are difficult, crowds, and have masks."""
     height, width = (int(side) for side in record["size"])
     if "truth_boxes" not in record:
         none = np.zeros(0)
         none_at = none.astype(np.int64)
-        return Truths(np.zeros((0, 4)), none, none, none, none, none, none_at), (height, width), (0, 0)
+        return Truths(np.zeros((0, 4)), none, none, none, none, none, none_at), (height, width), (0, 0, 0)
     boxes, labels = record["truth_boxes"], record["truth_labels"]
     w, h = (boxes[:, 2:] - boxes[:, :2]).T  # T
     areas = record["truth_areas"] if "truth_areas" in record else w * h
     share = np.sqrt(w * h / (height * width))
     flags = [int(record[name].sum()) if name in record else 0 for name in ("truth_difficult", "truth_crowd")]
+    flags.append(len(labels) if "truth_masks" in record else 0)
     truths = Truths(boxes, labels, areas, w, h, share, np.full(len(labels), index))
-    return truths, (height, width), (flags[0], flags[1])
+    return truths, (height, width), (flags[0], flags[1], flags[2])
 
 
 def _by_class(truths: Truths, classes: Sequence[str]) -> dict[str, dict[str, int]]:

@@ -43,7 +43,7 @@ def everything(found: Found, all: bool = False) -> Iterator[Table]:
 
 def sets_table(found: Found) -> Table:
     """A row a data set: what of it is used, and what is left out."""
-    flags = [flag for flag in ("difficult", "crowd") if any(one[flag] for one in found["sets"])]
+    flags = [flag for flag in ("difficult", "crowd", "masks") if any(one[flag] for one in found["sets"])]
     head = ["set", "data", "images", "left out", "objects", "left out", *flags, "classes"]
     rows = [
         [
@@ -58,7 +58,8 @@ def sets_table(found: Found) -> Table:
         ]
         for one in found["sets"]
     ]
-    return Table("data sets", head, rows, "images and objects: those that are used", words=(1,))
+    caption = "images and objects: those that are used; masks: objects that have one"
+    return Table("data sets", head, rows, caption, words=(1,))
 
 
 def problems_table(found: Found) -> Table:

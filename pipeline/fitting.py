@@ -18,6 +18,7 @@ from ..stages.stage import State
 from .wrap import field_digests, host, view_on_host
 
 if TYPE_CHECKING:
+    from .pipeline import Pipeline
     from .run import Run
 
 Digests = dict[str, dict[str, str]]  # id -> field -> hash of what it holds
@@ -111,10 +112,17 @@ def on_host(state: Mapping[str, Any]) -> dict[str, np.ndarray]:
     return {name: np.asarray(host(value)) for name, value in state.items()}
 
 
-def refuse_without_masks(data: Records, step: str) -> None:
-    """UserError if an image has no annotated masks; step: what learns from them."""
-    bare = [record.id for record in data if "truth_masks" not in record]
+def refuse_to_learn(pipeline: Pipeline, data: Records, names: Iterable[str]) -> None:
+    """UserError if these steps cannot learn from the data: no image, no classes, or images without annotated masks."""
+    own = [name for name in names if not pipeline.step(name).apart]
+    if not len(data):
+        raise UserError("the data set has no images")
+    if not data.classes and own:
+        raise UserError("the data set has no annotations to learn from")
+    masked = next((name for name in own if "truth_masks" in pipeline.stage(name).learns), None)
+    bare = [record.id for record in data if "truth_masks" not in record] if masked else []
     if bare:
         some = f"{len(bare)} of {len(data)} images have" if len(bare) > 1 else f"image {bare[0]!r} has"
         which = f"; the first is {bare[0]!r}" if len(bare) > 1 else ""
-        raise UserError(f"step {step!r} learns from annotated masks, and {some} none{which}")
+        hint = " (a VOC set gives them with :masks behind its spec)" if len(bare) == len(data) else ""
+        raise UserError(f"step {masked!r} learns from annotated masks, and {some} none{which}{hint}")

@@ -22,7 +22,7 @@ from .compare import Measured
 from .pipeline import Pipeline
 from .report import cost_words
 from .run import Run
-from .tables import Table
+from .tables import LINE, Table
 from .words import assignment
 
 Values = Mapping[str, Any]  # parameter -> value, one point of the grid
@@ -200,6 +200,6 @@ def _of_points(found: Mapping[str, Any], table: Table) -> Table:
         title=f"{table.title} ({base})",
         head=table.head[:-1],
         rows=rows,
-        caption=f"{compare_tables.run_interval_words(found)}\n{NOT_A_TEST}",
+        caption=LINE.join([table.caption.partition(LINE)[0], NOT_A_TEST]),
         words=(5,),
     )

@@ -102,9 +102,10 @@ def read_mask_truths(records: Iterable[Record]) -> dict[str, Truth] | None:
         if "truth_masks" not in record:
             return None
         masks = record["truth_masks"]
-        found[record.id] = _truth(record)._replace(
-            boxes=_rles(masks), areas=np.array([area_of(mask) for mask in masks], np.float64)
-        )
+        found[record.id] = _truth(record)._replace(boxes=_rles(masks))
+        if "truth_areas" not in record:
+            areas = np.array([area_of(mask) for mask in masks], np.float64)
+            found[record.id] = found[record.id]._replace(areas=areas)
     return found
 
 
@@ -350,15 +351,17 @@ def evaluate(results: Results, records: Records, fast: bool = False, masks: Resu
     """{"metrics": {name: value}, "per_class": {class: {name: value, "truths": n}}}, ready for JSON.
 
     Names: "voc_11pt", "voc_area" (IoU 0.5) and COCO_METRICS; those of masks begin with "mask_". None where there is
-    nothing to find.
+    nothing to find. "masks_left_out": why masks were not measured, if they were not.
     records: hold the `truth_*` fields; their `classes` names labels 1..K. masks: the results with masks in the place
         of boxes; measured if every image has annotated masks.
     UserError if the two are not of the same images, or a label is none of the classes.
     """
     found = _evaluated(results, read_truths(records), tuple(records.classes), fast)
     truths = read_mask_truths(records) if masks is not None else None
-    if masks is None or truths is None:
+    if masks is None:
         return found
+    if truths is None:
+        return {**found, "masks_left_out": "masks were not measured: an image of the data has no annotated ones"}
     of_masks = _evaluated(masks, truths, tuple(records.classes), fast)
     by_class = of_masks["per_class"]
     return {
@@ -577,7 +580,7 @@ def bootstrap(
     metric: "voc_area" or "voc_11pt", the mean over classes. iou: from which on an object is found; of several the mean
         over them is compared. n: resamples. seed: draws them.
     Returns {"difference", "low", "high", "resolved": whether the interval excludes 0}. Matches are made
-    once: an image drawn three times counts three times. UserError if the images are not the same, or hold
+    once for each IoU: an image drawn three times counts three times. UserError if the images are not the same, or hold
     no object.
     """
     kind = metric.removeprefix("voc_")

@@ -10,6 +10,7 @@ import numpy as np
 
 from ..cache import files
 from ..stages.boxes import decode
+from ..stages.masks import decode as decode_mask
 from ..stages.masks import pasted
 from ..stages.proposals.selective.regions import REGION_FIELDS, cut, mask
 from ..stages.record import Record
@@ -19,6 +20,7 @@ MANY = 200  # boxes in one picture, at most
 FIRST_REGIONS = 16
 CUTS = (512, 256, 128, 64, 32, 16)  # regions that a tree is shown with: the last few are odd specks beside one
 NO_PICTURE = ("objectness",)
+DETECTED = ("det_boxes", "det_scores", "det_labels", "det_masks")  # in one picture
 BEST = 5  # detections drawn where no score is asked for
 INCH = 6.0
 PIXELS = 1000  # of an image's side that are drawn, at least
@@ -30,20 +32,22 @@ def detections(
     """Draw an image's detections with class and score, best on top.
 
     min_score: from which on; None: the best few, since with few examples all margins of an SVM are low.
-    truth: draw the annotated boxes in dashed white too.
+    truth: draw the annotated boxes in dashed white too, and where detections have masks the outlines of annotated ones.
     """
     figure, (axes,) = _figure(record, 1)
     if truth:
         for box in host(record["truth_boxes"]):
             _box(axes, box, "white", dashed=True)
+        for rle in record["truth_masks"] if {"truth_masks", "det_masks"} <= record.keys() else ():
+            _outline(axes, decode_mask(rle))
     _draw_detections(axes, record, classes, min_score)
     save(figure, path)
 
 
 def step(record: Record, fields: Sequence[str], classes: Sequence[str], path: Path) -> None:
     """Draw what a step gave for an image, a panel a field; what has no picture of its own is a matrix."""
-    named = [field for field in fields if field.split(".")[0] not in NO_PICTURE and not field.startswith("det_")]
-    if "det_boxes" in fields or "det_masks" in fields:
+    named = [field for field in fields if field.split(".")[0] not in (*NO_PICTURE, *DETECTED)]
+    if set(DETECTED) & set(fields):
         named.append("det_boxes")
     figure, panels = _figure(record, len(named))
     for axes, field in zip(panels, named):
@@ -213,6 +217,14 @@ def _mask(axes: Any, mask: Any, box: Any, shape: Any, colour: Any) -> None:
         axes.imshow(tint, extent=extent, interpolation="none")
         axes.set_xlim(limits[0])
         axes.set_ylim(limits[1])
+
+
+def _outline(axes: Any, bitmap: Any) -> None:
+    """The edge of a mask, dotted."""
+    by = _thinning(bitmap.shape)
+    rows, columns = np.arange(0, bitmap.shape[0], by), np.arange(0, bitmap.shape[1], by)
+    if 0 < bitmap.sum() < bitmap.size:
+        axes.contour(columns, rows, bitmap[::by, ::by], [0.5], colors="white", linewidths=1.0, linestyles=":")
 
 
 def _class(classes: Sequence[str], label: int) -> str:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from ..errors import UserError
 from ..stages.record import Record, Records
 from . import disk
+from .fitting import refuse_to_learn
 from .pipeline import Again, Pipeline
 from .plan_cost import (
     Note,
@@ -199,10 +200,13 @@ def plan(run: Run, data: Records, test: Records | None = None, sample: int = 3) 
 
 
 def _check(pipeline: Pipeline, data: Records) -> None:
-    if not len(data):
-        raise UserError("the data set has no images")
-    if not data.classes and not all(pipeline.step(name).apart for name in pipeline.taught(pipeline.outputs)):
+    if (
+        len(data)
+        and not data.classes
+        and not all(pipeline.step(name).apart for name in pipeline.taught(pipeline.outputs))
+    ):
         raise UserError("the data set has no annotations to learn from; to plan the use of a RUN, name its folder")
+    refuse_to_learn(pipeline, data, [name for name in pipeline.taught(pipeline.outputs) if name not in pipeline.keys])
 
 
 def _uses(

@@ -95,8 +95,12 @@ def _product(shape: str, known: Mapping[str, float]) -> float | None:
 
 
 def _length(stage: Stage, name: str) -> dict[str, float]:
-    """F of a field of a stage with a frozen net."""
+    """F of a field of a stage with a frozen net; m of masks."""
+    from ..stages.mask_heads.fcn import MaskHead
     from ..stages.nets.frozen import Frozen
+
+    if isinstance(stage, MaskHead):
+        return {"m": stage.size}
 
     if not isinstance(stage, Frozen) or not name.startswith("features."):
         return {}

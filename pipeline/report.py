@@ -52,7 +52,7 @@ def ap_table(found: Mapping[str, Any]) -> Table:
     rows.append(["mean over classes", str(total), *_metrics(found["metrics"])])
     others = {name: value for name, value in found["metrics"].items() if name not in METRICS}
     more = ", ".join(f"{name} {number(value)}" for name, value in others.items() if not name.startswith("mask_"))
-    caption = LINE.join(filter(None, [more, left_out_words(found["left_out"])]))
+    caption = LINE.join(filter(None, [more, found.get("masks_left_out", ""), left_out_words(found["left_out"])]))
     return Table("average precision", ["class", "objects", *METRICS.values()], rows, caption)
 
 

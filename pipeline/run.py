@@ -21,7 +21,7 @@ from ..stages.record import Record, Records
 from ..stages.stage import NoCheckpoint, Stage
 from . import rates
 from .about import Shelves
-from .fitting import Digests, FitRecords, ShelfCheckpoint, on_host, refuse_without_masks
+from .fitting import Digests, FitRecords, ShelfCheckpoint, on_host, refuse_to_learn
 from .keys import Keys
 from .pipeline import Pipeline
 from .processes import cores
@@ -107,15 +107,10 @@ class Run:
         UserError if there are no images, or no classes or masks where a step learns from them.
         """
         names = self.pipeline.taught(self.pipeline.outputs if fields is None else fields, steps)
-        if not len(data):
-            raise UserError("the data set has no images")
+        refuse_to_learn(self.pipeline, data, names)
         if ranks.count() > 1 and self.store is None:
             raise UserError("processes that train together share what they make through a cache; there is none")
-        if not data.classes and not all(self.pipeline.step(name).apart for name in names):
-            raise UserError("the data set has no annotations to learn from")
         for name in names:
-            if "truth_masks" in self.pipeline.stage(name).learns and not self.pipeline.step(name).apart:
-                refuse_without_masks(data, name)
             if self.pipeline.stage(name).distributed:
                 self.pipeline.stage(name).check_processes(ranks.count())
         self.pipeline.classes, self.pipeline.keys = tuple(data.classes), {}

@@ -205,8 +205,10 @@ def exported(pipeline: Pipeline) -> tuple[str, dict[str, Any], dict[str, Any]]:
 
     _refuse_others(pipeline)
     maps, rpn, nms = pipeline["map"], pipeline["proposals"], pipeline["suppression"]
+    masks = "masks" in (step.name for step in pipeline)
+    trainings = [pipeline.method(name).refs()["weights"].step for name in ("head", *(["masks"] if masks else []))]
     state = {name.removeprefix("net_."): torch.as_tensor(value)
-             for name, value in pipeline[pipeline["head"].weights.step].state().items()
+             for training in trainings for name, value in pipeline[training].state().items()
              if name.startswith("net_.")}  # fmt: skip
     std, mean = state["head.std"], state["head.mean"]
     weight, bias = state["head.deltas.weight"].unflatten(0, (-1, 4)), state["head.deltas.bias"].unflatten(0, (-1, 4))
@@ -216,7 +218,6 @@ def exported(pipeline: Pipeline) -> tuple[str, dict[str, Any], dict[str, Any]]:
     state["head.deltas.bias"] = torch.cat([torch.zeros_like(bias[:1]), bias]).flatten(0, 1)
     state["head.scores.weight"] = state["head.scores.weight"] * state["head.scale"]
     state["fc.layers.0.weight"] = state["fc.layers.0.weight"] * state["fc.scale"]
-    masks = "masks" in (step.name for step in pipeline)
     for kind in ("weight", "bias") if masks else ():
         own = state[f"masks.masks.{kind}"]
         state[f"masks.masks.{kind}"] = torch.cat([torch.zeros_like(own[:1]), own])
@@ -277,6 +278,8 @@ def _refuse_others(pipeline: Pipeline) -> None:
 
 def _refuse_other_masks(pipeline: Pipeline) -> None:
     """UserError if the mask branch is another than torchvision's."""
+    if "mask_features" not in (step.name for step in pipeline):
+        raise UserError(f"torchvision's detector has RoIAlign for mask_features; {pipeline.name} has not")
     head, pooler = pipeline.method("masks"), pipeline.method("mask_features")
     if not (isinstance(head, MaskHead) and isinstance(pooler, RoIAlign)):
         raise UserError("torchvision's detector has MaskHead for masks, on RoIAlign")

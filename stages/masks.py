@@ -15,6 +15,7 @@ import numpy as np
 from ..errors import UserError
 
 RLE = dict[str, Any]
+NEAR = 1e-9  # of a share, so that rounding decides nothing where it is a half
 
 
 def encode(mask: Any) -> RLE:
@@ -61,13 +62,18 @@ def shares(bitmap: Any, boxes: Any, grid: int) -> Any:
     """Of each cell of a grid over each box the share that is of the object, n grid grid, in float64.
 
     bitmap: H W. boxes: n 4, pixels, with a size; what lies outside the image is not of the object. The integral of a
-    bitmap is linear inside a pixel along x and along y, so the shares are exact.
+    bitmap is linear inside a pixel along x and along y, so the shares are exact but for rounding.
     """
+    boxes = np.asarray(boxes, np.float64)
+    rows, columns = (_pixels(boxes[:, at].min(), boxes[:, at + 2].max(), side)
+                     for at, side in zip((1, 0), bitmap.shape))  # fmt: skip
+    bitmap = bitmap[rows, columns]  # all that the boxes see
     height, width = bitmap.shape
-    integral = np.zeros((height + 1, width + 1))
-    integral[1:, 1:] = bitmap.cumsum(0, np.int64).cumsum(1)
+    integral = np.zeros((height + 2, width + 2), np.int32)
+    integral[1:-1, 1:-1] = bitmap.cumsum(0, np.int32).cumsum(1)
+    integral[-1], integral[:, -1] = integral[-2], integral[:, -2]
     steps = np.linspace(0, 1, grid + 1)
-    boxes = np.asarray(boxes, np.float64)[:, :, None]  # n 4 1
+    boxes = (boxes - [columns.start, rows.start, columns.start, rows.start])[:, :, None]  # n 4 1
     x, right = _between((boxes[:, 0] + (boxes[:, 2] - boxes[:, 0]) * steps), width)  # n grid+1
     y, down = _between((boxes[:, 1] + (boxes[:, 3] - boxes[:, 1]) * steps), height)
     x, right, y, down = x[:, None], right[:, None], y[:, :, None], down[:, :, None]
@@ -78,9 +84,9 @@ def shares(bitmap: Any, boxes: Any, grid: int) -> Any:
 
 
 def _between(places: Any, end: int) -> tuple[Any, Any]:
-    """The whole number under each place, kept in [0, end), and how far the place is on the way to the next."""
+    """The whole number under each place, kept in [0, end], and how far the place is on the way to the next."""
     places = places.clip(0, end)
-    before = np.minimum(places.astype(np.int64), end - 1)
+    before = places.astype(np.int64)
     return before, places - before
 
 
@@ -103,7 +109,7 @@ class TruthMasks:
             mine = objects == index
             bitmap = decode(self.masks[index])
             bitmap = bitmap[:, ::-1] if self.mirrored else bitmap
-            found[mine] = shares(bitmap, boxes[mine], grid) >= 0.5
+            found[mine] = shares(bitmap, boxes[mine], grid) >= 0.5 - NEAR
         return found
 
 

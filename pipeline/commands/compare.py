@@ -104,6 +104,7 @@ def of_recipes(
     """Recipes trained, measured and timed: what was found, and its tables."""
     from .. import compare as sides
     from .. import compare_tables, families, grid, saved
+    from ..fitting import refuse_to_learn
     from ..times import environment
 
     families.refuse_names(names)
@@ -120,6 +121,9 @@ def of_recipes(
         say(f"not like with like: {unlike}")
     train, images = (open_data(spec, strict, cache, jobs) for spec in (data, test))
     grid.refuse_data(train, images)
+    for name in names:
+        pipeline = work(name).pipeline
+        refuse_to_learn(pipeline, train, pipeline.taught(pipeline.outputs))
     places = [out / name for name in names]
     for place in places:
         saved.prepare(place)

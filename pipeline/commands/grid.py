@@ -69,6 +69,7 @@ def grid(
     """
     from .. import compare as sides
     from .. import grid as grids
+    from ..fitting import refuse_to_learn
 
     one_output(as_json, as_markdown)
     sides.refuse_metric(metric)
@@ -86,6 +87,8 @@ def grid(
     default = grids.default_point(make, points)
     train, images = (open_data(spec, strict, cache, jobs) for spec in (data, test))
     grids.refuse_data(train, images)
+    for values in points:
+        refuse_to_learn(pipeline := make(values), train, pipeline.taught(pipeline.outputs))
     places = grids.prepare(out, points) if out else [None] * len(points)
     measured = grids.train_all(work, points, places, train, images, say)
     options = {"metric": metric, "resamples": resamples, "by_class": by_class}

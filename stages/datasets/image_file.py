@@ -54,13 +54,13 @@ def read_image(path: str | Path, upright: bool = False) -> Any:
 
 
 def read_indices(path: str | Path) -> Any:
-    """The palette's indices, H W uint8, of an image that has a palette, as VOC's masks. UserError if it has none."""
+    """The palette's indices, or grey values, H W uint8, as VOC's masks are kept. UserError if it has other pixels."""
     return _opened(path, partial(_indices, path))
 
 
 def _indices(path: str | Path, image: Any) -> Any:
     if image.mode not in ("P", "L"):
-        raise UserError(f"{path} has no palette: its pixels are {image.mode}")
+        raise UserError(f"{path} has neither a palette nor grey values: its pixels are {image.mode}")
     return np.asarray(image)  # H W
 
 

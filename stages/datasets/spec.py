@@ -52,8 +52,8 @@ def _is_there(spec: str) -> bool:
 
 def _whole(spec: str) -> Records:
     kind, _, rest = spec.partition(":")
-    if kind == "voc" and (match := re.fullmatch(r"(.+?):([^:/\\]+?)(:easy)?(:masks)?", rest)):
-        return VOC(_path(match[1]), match[2], difficult=match[3] is None, masks=match[4] is not None)
+    if kind == "voc" and (match := re.fullmatch(r"(.+?):([^:/\\]+?)((?::easy|:masks)*)", rest)):
+        return VOC(_path(match[1]), match[2], difficult=":easy" not in match[3], masks=":masks" in match[3])
     if kind == "coco" and (match := COCO_FORM.fullmatch(rest)):
         return COCO(_path(match[1]), match[2] and _path(match[2]))
     if kind == "labelled" and rest:

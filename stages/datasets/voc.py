@@ -19,7 +19,7 @@ import numpy as np
 
 from ...errors import UserError
 from ..boxes import area
-from ..masks import RLE, encode
+from ..masks import RLE, area_of, encode
 from ..record import Lazy, Record, Records
 from .class_names import near_pairs, nearest
 from .image_file import image_fields, image_size, read_indices
@@ -130,8 +130,8 @@ class VOC(Records):
         without a box that has a size, judged on the numbers as written, are left out; so are images without a file or
         an annotation that can be read.
     left_out: one sentence for each of them.
-    Gives image, size, truth_boxes, truth_labels, truth_difficult, truth_crowd, truth_areas (of the boxes) and, if
-    asked, truth_masks.
+    Gives image, size, truth_boxes, truth_labels, truth_difficult, truth_crowd, truth_areas (of the boxes, or of the
+    masks) and, if asked, truth_masks.
     UserError for a missing split, where no image can be used and, when masks are read, for an object without a pixel.
     """
 
@@ -173,7 +173,7 @@ class VOC(Records):
             "truth_difficult": np.array([o.difficult for o in entry.objects], bool),
             "truth_crowd": np.zeros(len(entry.objects), bool),
             "truth_areas": area(boxes),
-            **({"truth_masks": _masks_of(entry)} if self.masks else {}),
+            **(_masks_of(entry) if self.masks else {}),
         })  # fmt: skip
 
     def source(self, index: int) -> Source:
@@ -249,7 +249,7 @@ class VOC(Records):
 
 def find_folders(root: Path, split: str) -> tuple[dict[str, Path], list[str]]:
     """{id prefix: folder} and the lists to read in each, from a root and a split. UserError if not there."""
-    if (root / "ImageSets" / "Main").is_dir():
+    if any((root / "ImageSets" / kind).is_dir() for kind in ("Main", "Segmentation")):
         return {"": root}, split.split("+")
     if (root / "VOCdevkit").is_dir():
         root = root / "VOCdevkit"
@@ -313,11 +313,17 @@ def _doubtful(
         yield Problem("class name near another", str(next(files)), what)
 
 
-def _masks_of(entry: Entry) -> Lazy:
-    """The masks of an image's objects, read when they are asked for."""
+def _masks_of(entry: Entry) -> dict[str, Lazy]:
+    """The masks of an image's objects, and their areas, read when they are asked for."""
     png = entry.annotation.parent.parent / "SegmentationObject" / f"{entry.annotation.stem}.png"
     numbers = [o.number + 1 for o in entry.objects]
-    return Lazy(partial(read_masks, png, entry.image, numbers), partial(_identity, png, numbers))
+    identity = partial(_identity, png, numbers)
+    masks = Lazy(partial(read_masks, png, entry.image, numbers), identity)
+    return {"truth_masks": masks, "truth_areas": Lazy(partial(_areas, masks), identity)}
+
+
+def _areas(masks: Lazy) -> Any:
+    return np.array([area_of(mask) for mask in masks.value()], np.float32)  # T
 
 
 def _identity(png: Path, numbers: Sequence[int]) -> bytes:

@@ -68,6 +68,11 @@ class MaskHead(Member):
     def needs(self) -> tuple[str, ...]:  # type: ignore[override]
         return (f"features.{self.layer}", "det_labels")
 
+    @property
+    def size(self) -> int:
+        """Cells a side of the masks."""
+        return 2 * self.grid
+
     def key_params(self) -> dict[str, Any]:
         return {**super().key_params(), "precision": precision_of(self.precision, self.device)}
 
@@ -102,6 +107,9 @@ class MaskHead(Member):
         maps = self._maps(fields[self.needs[0]], "")  # of all RoIs, or of objects alone
         if not objects.any():
             return {"mask": sum(one.sum() for one in net.parameters()) * 0.0}, {}
+        if len(maps) not in (len(objects), objects.sum()):
+            raise UserError(f"MaskHead: {self.needs[0]} has {len(maps)} rows; there are {len(objects)} RoIs, "
+                            f"{objects.sum()} of them objects")  # fmt: skip
         if len(maps) == len(objects):
             maps = maps[torch.from_numpy(objects).to(maps.device)]
         logits = net(maps).float()  # n V m m
@@ -129,7 +137,7 @@ class MaskHead(Member):
         labels = np.asarray(record["det_labels"])
         told = np.asarray(self.kept)[labels - 1] if self.kept else labels
         channel = torch.from_numpy(self._channel(told))
-        found = np.zeros((len(maps), 2 * self.grid, 2 * self.grid), np.float32)
+        found = np.zeros((len(maps), self.size, self.size), np.float32)
         param = next(net.parameters())
 
         def rows(part: slice) -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from rcnn.errors import UserError
 from rcnn.pipeline import saved
-from rcnn.pipeline.recipes import faster
+from rcnn.pipeline.recipes import faster, mask
 from rcnn.pipeline.run import Run
 from rcnn.pipeline.torchvision_detectors import class_names, detector_of, exported, imported, write
 from rcnn.stages.datasets.coco import COCO
@@ -262,3 +262,20 @@ def test_what_torchvision_has_not_is_not_exported(tmp_path: Path) -> None:
     for name in ("model.pth", "model.safetensors"):
         with pytest.raises(UserError, match=f"cannot write .*{name}"):
             write({"a": torch.zeros(1)}, tmp_path / "file" / name)
+
+
+def test_a_branch_that_learned_by_itself_is_exported() -> None:
+    """Its tensors are those of its own training."""
+    together = imported(detector("maskrcnn_resnet50_fpn"))
+    state = together["training"].state()
+    apart = mask("resnet50", None, fpn=True, apart=True, scale=128, longest=200).set_params(
+        proposals__anchor_style="torchvision", features__aligned=False, mask_features__aligned=False,
+        suppression__top_per_class=None,
+    )  # fmt: skip
+    apart["training"].load_state({name: value for name, value in state.items() if not name.startswith("net_.masks")})
+    apart["mask_training"].load_state(state)
+    (name, mine, _), (_, whole, _) = exported(apart), exported(together)
+    assert name == "maskrcnn_resnet50_fpn"
+    assert set(mine) == set(whole)
+    for key, value in whole.items():
+        torch.testing.assert_close(mine[key], value, rtol=0, atol=0)

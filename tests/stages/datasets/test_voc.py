@@ -390,7 +390,7 @@ def test_masks_that_are_not_there_are_named(segmented: Path) -> None:
     with pytest.raises(UserError, match=r"b\.png is 30 x 41 pixels, which .*b\.\w+ is not"):
         VOC(segmented, "trainval", masks=True)[0]["truth_masks"]
     Image.fromarray(np.ones((30, 40, 3), np.uint8)).save(png)
-    with pytest.raises(UserError, match=r"b\.png has no palette: its pixels are RGB"):
+    with pytest.raises(UserError, match=r"b\.png has neither a palette nor grey values: its pixels are RGB"):
         VOC(segmented, "trainval", masks=True)[0]["truth_masks"]
     png.unlink()
     with pytest.raises(UserError, match=r"b\.png: there is no such file, and a split of masks lists the image"):
