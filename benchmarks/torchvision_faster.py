@@ -109,7 +109,7 @@ def theirs(args: argparse.Namespace, classes: int) -> Any:
     net = Net(args.backbone, args.weights)
     masks: dict[str, Any] = {
         "mask_roi_pool": MultiScaleRoIAlign(["0"], 14, 2),
-        "mask_head": MaskRCNNHeads(net.out_channels, (256,) * 4, 1),
+        "mask_head": ScaledHeads(net.out_channels, (256,) * 4, 1),
         "mask_predictor": MaskRCNNPredictor(256, 256, classes + 1),
     }
     return (MaskRCNN if args.masks else FasterRCNN)(
@@ -119,6 +119,19 @@ def theirs(args: argparse.Namespace, classes: int) -> Any:
         rpn_post_nms_top_n_test=300, box_roi_pool=MultiScaleRoIAlign(["0"], 7, 2), box_head=Head(net.out_channels),
         box_predictor=Predictor(classes), box_batch_size_per_image=64, image_mean=net.body.mean, image_std=net.body.std,
     )  # fmt: skip
+
+
+class ScaledHeads(MaskRCNNHeads):
+    """Its mask head, behind the factor that ours has."""
+
+    def __init__(self, *given: Any):
+        super().__init__(*given)
+        self.scale: Any
+        self.register_buffer("scale", torch.ones(()))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        made: torch.Tensor = super().forward(x * self.scale)
+        return made
 
 
 class Predictor(nn.Module):
@@ -149,6 +162,7 @@ def start_alike(model: Any, net: Any) -> None:
         predictor.deltas.bias[4:] = head.deltas.bias * by
         if "masks" in net:
             mine, heads = net["masks"], model.roi_heads
+            heads.mask_head.scale.copy_(mine.scale)
             for i, layer in enumerate(mine.convs):
                 heads.mask_head[i][0].load_state_dict(layer.state_dict())
             heads.mask_predictor.conv5_mask.load_state_dict(mine.up.state_dict())

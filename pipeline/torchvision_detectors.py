@@ -192,6 +192,8 @@ def ours(model: Any) -> dict[str, Any]:
         if f"masks.masks.{kind}" in found:
             found[f"masks.masks.{kind}"] = found[f"masks.masks.{kind}"][1:]  # so is the first
     weights = torch.tensor(model.roi_heads.box_coder.weights)
+    if model.roi_heads.has_mask():
+        found["masks.scale"] = torch.ones(())
     return {**found, "fc.scale": torch.ones(()), "head.scale": torch.ones(()), "head.mean": torch.zeros(4),
             "head.std": 1 / weights}  # fmt: skip
 
@@ -221,6 +223,8 @@ def exported(pipeline: Pipeline) -> tuple[str, dict[str, Any], dict[str, Any]]:
     for kind in ("weight", "bias") if masks else ():
         own = state[f"masks.masks.{kind}"]
         state[f"masks.masks.{kind}"] = torch.cat([torch.zeros_like(own[:1]), own])
+    if masks:
+        state["masks.convs.0.weight"] = state["masks.convs.0.weight"] * state["masks.scale"]
     found: dict[str, Any] = {}
     for mine, its in NAMES.items():
         found |= {its + name.removeprefix(mine): value for name, value in state.items() if name.startswith(mine)}

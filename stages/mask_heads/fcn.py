@@ -28,6 +28,7 @@ class MaskHead(Member):
     width: channels of these and of the upsampling; 256.
     scores: "sigmoid", each class by itself (section 3); or "softmax", over the classes and background in each cell, as
         is common for segmentation (table 2b).
+    norm: root of the mean square that the features are scaled to before the first layer; 3. None leaves them be.
     agnostic: whether there is one mask for all classes (section 4.1).
     kept: the labels that the detector tells, in order; none: all that it learned.
     batch: regions at once; 128.
@@ -48,8 +49,8 @@ class MaskHead(Member):
     at_use: ClassVar[tuple[str, ...]] = ("precision", "kept", "batch")
 
     def __init__(self, weights: Ref | None = None, layer: str = "pool5", grid: int = 14, convs: int = 4,
-                 width: int = 256, scores: str = "sigmoid", agnostic: bool = False, kept: Sequence[int] = (),
-                 batch: int = 128, precision: str = "auto", device: str = "auto",
+                 width: int = 256, scores: str = "sigmoid", norm: float | None = 3.0, agnostic: bool = False,
+                 kept: Sequence[int] = (), batch: int = 128, precision: str = "auto", device: str = "auto",
                  random_state: int = 0):  # fmt: skip
         self.weights = weights
         self.layer = layer
@@ -57,6 +58,7 @@ class MaskHead(Member):
         self.convs = convs
         self.width = width
         self.scores = scores
+        self.norm = norm
         self.agnostic = agnostic
         self.kept = kept
         self.batch = batch
@@ -82,6 +84,8 @@ class MaskHead(Member):
                 raise ValueError(f"{name} is {getattr(self, name)}; it is at least {least}")
         if self.scores not in SCORES:
             raise ValueError(f"scores is {self.scores!r}; it is one of {', '.join(SCORES)}")
+        if self.norm is not None and not self.norm > 0:
+            raise ValueError(f"norm is {self.norm}; it is above 0, or None")
         if self.kept and min(self.kept) < 1:
             raise ValueError(f"kept is {list(self.kept)}; it holds labels, which begin with 1")
         check_precision(self.precision)
@@ -93,11 +97,15 @@ class MaskHead(Member):
 
         if weights:
             return self._filled(weights)
-        channels = self._maps(like[self.needs[0]], "").shape[1]
+        maps = self._maps(like[self.needs[0]], "")
         values = (1 if self.agnostic else classes) + (self.scores == "softmax")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.random_state)
-            return MaskNet(channels, self.convs, self.width, values)
+            net = MaskNet(maps.shape[1], self.convs, self.width, values)
+        square = float(maps.float().square().mean()) if len(maps) else 0.0
+        if self.norm and square > 0:
+            net.scale.fill_(self.norm / square**0.5)
+        return net
 
     def loss(self, net: Any, fields: Mapping[str, Any], generator: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         import torch
@@ -126,7 +134,7 @@ class MaskHead(Member):
     def __call__(self, records: Sequence[Record]) -> list[dict[str, Any]]:
         if self.weights is None:
             raise UserError("MaskHead has learned nothing: a Jointly trains it, and weights is its Ref")
-        net = built(self, self._filled)
+        net = built(self, self._made)
         return [{"det_masks": self._masks(net, record)} for record in records]
 
     def _masks(self, net: Any, record: Record) -> Any:
@@ -162,6 +170,13 @@ class MaskHead(Member):
             raise UserError(f"{where}features.{self.layer} has {features.shape[1]} values a region, which are no maps "
                             f"of {self.grid} x {self.grid} cells")  # fmt: skip
         return features.unflatten(1, (channels, self.grid, self.grid))
+
+    def _made(self, state: Any) -> Any:
+        net = self._filled(state).requires_grad_(False)
+        first = net.convs[0] if len(net.convs) else net.up
+        first.weight.mul_(net.scale)  # alone it would be rounded with them, to bfloat16 say
+        net.scale.fill_(1)
+        return net
 
     def _filled(self, state: Any) -> Any:
         import torch

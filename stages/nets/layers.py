@@ -128,8 +128,11 @@ class RPNHead(nn.Module):
 class MaskNet(nn.Module):
     """Convolutions, an upsampling by 2, both with ReLU, and a mask for each of `values` (Mask R-CNN, figure 4).
 
-    Weights begin as He et al.'s (2015), normal with the fan-out for convolutions, as in the authors' code.
+    Weights begin as He et al.'s (2015): by the fan-out as in the authors' code, but those of the masks by the fan-in, for
+    of one class the others would be large. A factor scales what is read.
     """
+
+    scale: Tensor
 
     def __init__(self, channels: int, convs: int, width: int, values: int):
         super().__init__()
@@ -137,12 +140,15 @@ class MaskNet(nn.Module):
         self.convs = nn.ModuleList(nn.Conv2d(a, b, 3, padding=1) for a, b in pairwise(widths))
         self.up = nn.ConvTranspose2d(widths[-1], width, 2, 2)
         self.masks = nn.Conv2d(width, values, 1)
+        self.register_buffer("scale", torch.ones(()))
         for layer in (*self.convs, self.up, self.masks):
             nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
             nn.init.zeros_(layer.bias)
+        nn.init.kaiming_normal_(self.masks.weight, nonlinearity="relu")
 
     def forward(self, x: Tensor) -> Tensor:
         """n C g g -> logits n values 2g 2g."""
+        x = x * self.scale
         for layer in self.convs:
             x = F.relu(layer(x))
         logits: Tensor = self.masks(F.relu(self.up(x)))

@@ -61,6 +61,21 @@ def test_the_loss_is_of_the_true_class_alone() -> None:
     assert (net.masks.bias.grad[1:] != 0).all()
 
 
+def test_features_of_any_size_begin_alike() -> None:
+    """A net's features may be a hundred times as large as another's, and its classes one or many."""
+    spreads = []
+    for size, classes in ((0.01, 1), (100.0, 1), (100.0, 40)):
+        features = size * torch.rand(8, CHANNELS * GRID**2, generator=torch.Generator().manual_seed(0))
+        stage = MaskHead(Ref("training"), **{**PLAIN, "width": 64})
+        net = stage.module(None, {"features.pool5": features}, classes)
+        assert float((features * net.scale).square().mean().sqrt()) == pytest.approx(3, rel=1e-3)
+        spreads.append(float(net(features.reshape(8, CHANNELS, GRID, GRID)).detach().std()))
+    assert spreads[0] == pytest.approx(spreads[1], rel=1e-3)
+    assert all(0.5 < spread < 10 for spread in spreads)
+    bare = MaskHead(Ref("training"), norm=None, **PLAIN).module(None, {"features.pool5": features}, K)
+    assert float(bare.scale) == 1
+
+
 def test_the_softmax_is_over_classes_and_background() -> None:
     stage, net = made(scores="softmax")
     fields = scene()
