@@ -20,24 +20,30 @@ from .words import emit, say
 
 TRAIN, TEST, BOXES, TIMED = 160, 60, 400, 6
 PICTURES = 4
-STEPS = 500  # of each joint training
-SCALE, SIDES = 320, (24, 48, 96, 192)  # shorter side of the image, and sides of anchors, in pixels
+STEPS, PROPOSING_STEPS = 500, 2000  # of joint training, two images each; with an RPN, one image each
+SCALE, SIDES = 240, (16, 32, 64, 128)  # shorter side of the image, and sides of anchors, in pixels
 WIDTHS = (256, 256)  # of new fully connected layers
 
 
 def systems() -> dict[str, Pipeline]:
     """The five systems, by name, as the demo trains them."""
-    schedule = {"training__steps": STEPS, "training__drop_every": max(STEPS * 3 // 4, 1), "training__lr": 0.005,
-                "training__clip": 10.0}  # fmt: skip
     on_map: dict[str, Any] = {"scale": SCALE, "sides": SIDES, "fc": WIDTHS}
-    small = {"proposals__width": 128, "proposals__min_side": 8.0, "training__images": 2, "training__rois": 128}
+    few = {"proposals__width": 128, "proposals__min_side": 6.0, "proposals__train_pre_nms": 1500,
+           "proposals__train_top": 400, "training__images": 1, "training__rois": 64}  # fmt: skip
+    proposing = {**few, **schedule(PROPOSING_STEPS, 0.01)}
     return {
         "rcnn": rcnn("shapenet", proposals=BOXES),
         "sppnet": sppnet("shapenet", proposals=BOXES, scales=(SCALE,)),
-        "fast": fast("shapenet", proposals=BOXES, scales=(SCALE,), fc=WIDTHS).set_params(**schedule),
-        "faster": faster("shapenet", **on_map).set_params(**schedule, **small),
-        "mask": mask("shapenet", **on_map).set_params(**schedule, **small, masks__width=64),
+        "fast": fast("shapenet", proposals=BOXES, scales=(SCALE,), fc=WIDTHS).set_params(**schedule(STEPS, 0.005)),
+        "faster": faster("shapenet", **on_map).set_params(**proposing),
+        "mask": mask("shapenet", **on_map).set_params(**proposing, masks__width=64),
     }
+
+
+def schedule(steps: int, lr: float) -> dict[str, Any]:
+    """Parameters of a Jointly for a net that is small and learns in minutes."""
+    return {"training__steps": steps, "training__drop_every": max(steps * 3 // 4, 1), "training__lr": lr,
+            "training__clip": 10.0}  # fmt: skip
 
 
 def demo(out: Path, device: str = "auto", jobs: int | None = None, cache: Path | None = None) -> Path:
@@ -81,8 +87,8 @@ def _parts(tables: Sequence[Table], drawn: Sequence[Sequence[str]]) -> list[str]
     head = "".join(f"<th>{Path(place).stem.partition('-')[2]}</th>" for place in (drawn[0] if drawn else ()))
     return [
         f"<p>Trained on {TRAIN} drawn images, measured on {TEST} others, at most {BOXES} proposals of selective search "
-        f"an image, features by <code>shapenet</code>, trained first on drawn crops; {STEPS} steps of joint training. "
-        f"{os.cpu_count()} cores.</p>",
+        f"an image, features by <code>shapenet</code>, trained first on drawn crops; {STEPS} steps of two images for "
+        f"fast, {PROPOSING_STEPS} of one for faster and mask. {os.cpu_count()} cores.</p>",
         *map(report.html_table, tables),
         f"<h2>Detections</h2><p>The best {pictures.BEST} of each image; annotated boxes are dashed white. "
         f"Scores of rcnn and sppnet are SVM margins: only their order means something.</p>"

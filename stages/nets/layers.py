@@ -128,8 +128,8 @@ class RPNHead(nn.Module):
 class MaskNet(nn.Module):
     """Convolutions, an upsampling by 2, both with ReLU, and a mask for each of `values` (Mask R-CNN, figure 4).
 
-    Weights begin as He et al.'s (2015): by the fan-out as in the authors' code, those of the masks by the fan-in, for of
-    one class alone they would be large. A factor scales what is read.
+    Weights begin as He et al.'s (2015): by the fan-out as in the authors' code, those of the masks by the fan-in, for
+    those of one class alone would be large. A factor scales what is read.
     """
 
     scale: Tensor

@@ -12,7 +12,17 @@ from rcnn.pipeline import demo
 def test_the_page_holds_the_tables_that_are_printed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    small = {"TRAIN": 3, "TEST": 2, "BOXES": 20, "PICTURES": 1, "TIMED": 1, "STEPS": 2, "SCALE": 96, "WIDTHS": (8,)}
+    small = {
+        "TRAIN": 3,
+        "TEST": 2,
+        "BOXES": 20,
+        "PICTURES": 1,
+        "TIMED": 1,
+        "STEPS": 2,
+        "PROPOSING_STEPS": 2,
+        "SCALE": 96,
+        "WIDTHS": (8,),
+    }
     for name, value in small.items():
         monkeypatch.setattr(demo, name, value)
     monkeypatch.setattr("rcnn.pipeline.recipes.pretraining.CROPS", 64)
