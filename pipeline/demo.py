@@ -18,9 +18,9 @@ from .tables import Table
 from .times import environment
 from .words import emit, say
 
-TRAIN, TEST, BOXES, TIMED = 160, 60, 400, 6
+TRAIN, TEST, BOXES, TIMED = 160, 60, 400, 4
 PICTURES = 4
-STEPS, PROPOSING_STEPS = 500, 2000  # of joint training, two images each; with an RPN, one image each
+STEPS, PROPOSING_STEPS = 500, 1000  # of joint training, two images each; with an RPN, one image each
 SCALE, SIDES = 240, (16, 32, 64, 128)  # shorter side of the image, and sides of anchors, in pixels
 WIDTHS = (256, 256)  # of new fully connected layers
 
@@ -36,7 +36,7 @@ def systems() -> dict[str, Pipeline]:
         "sppnet": sppnet("shapenet", proposals=BOXES, scales=(SCALE,)),
         "fast": fast("shapenet", proposals=BOXES, scales=(SCALE,), fc=WIDTHS).set_params(**schedule(STEPS, 0.005)),
         "faster": faster("shapenet", **on_map).set_params(**proposing),
-        "mask": mask("shapenet", **on_map).set_params(**proposing, masks__width=64),
+        "mask": mask("shapenet", **on_map).set_params(**proposing, masks__width=64, masks__convs=2),
     }
 
 
