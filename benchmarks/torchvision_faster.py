@@ -75,7 +75,8 @@ def ours(args: argparse.Namespace, seed: int, steps: int) -> Pipeline:
         "proposals__anchor_style": "torchvision", "proposals__score": "sigmoid", "proposals__cross_border": True,
         "proposals__normalise": "sampled", "proposals__balance": 1.0, "proposals__beta": 1 / 9,
         "proposals__width": 512, "proposals__pre_nms": 6000, "proposals__train_pre_nms": 6000,
-        "proposals__min_side": 1e-3, "proposals__train_min_side": 1e-3, "fc__precision": args.precision, "head__beta": 1 / 9,
+        "proposals__min_side": 1e-3, "proposals__train_min_side": 1e-3, "fc__precision": args.precision,
+        "head__beta": 1 / 9,
         "suppression__threshold": 0.5, "suppression__top_per_class": None, "suppression__top_per_image": 100,
     }  # fmt: skip
     seeds = {f"{step.name}__random_state": seed for step in pipeline if "random_state" in step.stage.param_names()}
