@@ -200,13 +200,10 @@ def plan(run: Run, data: Records, test: Records | None = None, sample: int = 3) 
 
 
 def _check(pipeline: Pipeline, data: Records) -> None:
-    if (
-        len(data)
-        and not data.classes
-        and not all(pipeline.step(name).apart for name in pipeline.taught(pipeline.outputs))
-    ):
+    taught = pipeline.taught(pipeline.outputs)
+    if len(data) and not data.classes and not all(pipeline.step(name).apart for name in taught):
         raise UserError("the data set has no annotations to learn from; to plan the use of a RUN, name its folder")
-    refuse_to_learn(pipeline, data, [name for name in pipeline.taught(pipeline.outputs) if name not in pipeline.keys])
+    refuse_to_learn(pipeline, data, [name for name in taught if name not in pipeline.keys])
 
 
 def _uses(
