@@ -7,9 +7,10 @@
 
 One map, RoIAlign 7 x 7 of 2 x 2 points, two new layers of 1024, anchors of torchvision, 2 images a step with 64 RoIs
 each, 2000 proposals in training (of 6000) and 300 at use. torchvision's model is its FasterRCNN class in its own
-training forward; both go through this project's SGD with the same rates, batches and flips, and start from the same
-tensors. --speed: a few steps of both and a pass over test images, interleaved in one process; prints medians and
-ratios. Else both learn, seed by seed, and it prints AP of each, and the paired bootstrap of their difference.
+training forward; both have the same rates, batches and flips, and start from the same tensors. --speed: a few steps of
+both and a pass over test images, interleaved in one process; prints medians and ratios. torchvision's model then takes
+its steps as in torchvision's own scripts, with torch.optim.SGD as it is by default; with --fused by this project's
+loop. Else both learn by that, seed by seed, and it prints AP of each, and the paired bootstrap of their difference.
 """
 
 from __future__ import annotations
@@ -191,9 +192,24 @@ def train_theirs(model: Any, data: Any, args: argparse.Namespace, seed: int, ste
         with low_precision(args.device, args.precision):
             yield torch.stack(list(model(images, targets).values()))
 
-    sgd(model, loss, watch, steps=steps, lr=args.lr, drop_every=max(2 * steps // 3, 1), bias_rate=2.0,
-        losses=4 + args.masks, random_state=seed)  # fmt: skip
+    if args.speed and not args.fused:
+        by_its_own_scripts(model, loss, args.lr, steps, watch)
+    else:
+        sgd(model, loss, watch, steps=steps, lr=args.lr, drop_every=max(2 * steps // 3, 1), bias_rate=2.0,
+            losses=4 + args.masks, random_state=seed)  # fmt: skip
     model.eval()
+
+
+def by_its_own_scripts(model: Any, loss: Any, lr: float, steps: int, watch: NoCheckpoint) -> None:
+    """Steps as in torchvision's references/detection: torch's SGD as it is by default."""
+    learning = [p for p in model.parameters() if p.requires_grad]
+    optimiser, generator = torch.optim.SGD(learning, lr, 0.9, weight_decay=5e-4), torch.Generator()
+    for step in range(steps):
+        (losses,) = loss(step, generator)
+        optimiser.zero_grad()
+        losses.sum().backward()
+        optimiser.step()
+        watch.progress(step + 1, steps)
 
 
 def detect_theirs(model: Any, data: Any, args: argparse.Namespace) -> dict[str, measure.Detections]:
@@ -207,7 +223,7 @@ def detect_theirs(model: Any, data: Any, args: argparse.Namespace) -> dict[str, 
         found[record.id] = measure.Detections(boxes, scores, labels.astype(np.int64))
         if args.masks:
             rles = np.empty(len(boxes), object)
-            rles[:] = [encode(bitmap[0].cpu().numpy() > 0.5) for bitmap in one["masks"]]
+            rles[:] = [encode((bitmap[0] > 0.5).cpu().numpy()) for bitmap in one["masks"]]
             found[record.id, "masks"] = found[record.id]._replace(boxes=rles)
     return found
 
@@ -307,6 +323,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=None)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--speed", action="store_true")
+    parser.add_argument("--fused", action="store_true", help="--speed: torchvision's model learns by our SGD")
     parser.add_argument("--masks", action="store_true", help="Mask R-CNN, on data with annotated masks")
     args = parser.parse_args()
     if args.threads:

@@ -42,7 +42,10 @@ def sgd(net: nn.Module, loss: Loss, checkpoint: Checkpoint, *, steps: int, lr: f
     the loss is no longer finite, or a part of it does not fit into memory.
     """
     groups = _groups(net, rates or {}, bias_rate, decay, decay if bias_decay else 0.0)
-    optimiser = torch.optim.SGD(groups, lr=lr, momentum=momentum)
+    optimiser = torch.optim.SGD(groups, lr=lr, momentum=momentum, fused=True)  # no copy of the weights to decay them
+    if momentum:
+        for p in _trained(optimiser):  # the fused step knows momenta of all or of none; some may have no gradient yet
+            optimiser.state[p]["momentum_buffer"] = torch.zeros_like(p)
     history = np.full(steps if losses is None else (steps, losses), np.nan, np.float32)
     done = _resume(net, optimiser, history, checkpoint.load())
     for step in range(done, steps):
@@ -141,7 +144,7 @@ def _resume(net: nn.Module, optimiser: torch.optim.Optimizer, history: np.ndarra
     net.load_state_dict({n.removeprefix("net."): v for n, v in state.items() if n.startswith("net.")})
     for i, p in enumerate(_trained(optimiser)):
         if f"momentum.{i}" in state:
-            optimiser.state[p]["momentum_buffer"] = torch.empty_like(p).copy_(state[f"momentum.{i}"])
+            optimiser.state[p]["momentum_buffer"].copy_(state[f"momentum.{i}"])
     done = int(state["done"])
     history[:done] = state["history"].numpy()[:done]
     return done

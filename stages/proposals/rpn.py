@@ -22,7 +22,7 @@ from .anchors import RATIOS, SIDES, STYLES, anchors_on, base_anchors, inside, la
 
 SCORES = {"softmax": 2, "sigmoid": 1}  # values an anchor
 NORMALISED = ("paper", "sampled")
-AHEAD = 4  # times as many boxes as are wanted enter suppression first
+BLOCK = 1000  # boxes that a CPU looks at together in suppression
 
 
 class Limits(NamedTuple):
@@ -58,16 +58,20 @@ def propose(anchors: Sequence[Any], scores: Sequence[Any], deltas: Sequence[Any]
 def first_unsuppressed(boxes: Any, scores: Any, threshold: float, top: int) -> Any:
     """Indices of the `top` best boxes that greedy suppression leaves; scores fall.
 
-    Whether a box stays follows from better ones alone, so that first some are looked at, and all only if too few stay.
+    Whether a box stays follows from better ones alone. So a CPU goes block by block: what the kept ones suppress is
+    left out by one matrix of overlaps, and blocks behind the last box that is wanted are not looked at.
     """
-    from torchvision.ops import nms
+    import torch
+    from torchvision.ops import box_iou, nms
 
-    some = AHEAD * top
-    if 2 * some <= len(boxes):
-        kept = nms(boxes[:some], scores[:some], threshold)
+    at_once = BLOCK if boxes.device.type == "cpu" else len(boxes)
+    kept = torch.arange(0, device=boxes.device)
+    for block in torch.arange(len(boxes), device=boxes.device).split(max(at_once, 1)):
+        free = block[~(box_iou(boxes[block], boxes[kept]) > threshold).any(1)]
+        kept = torch.cat([kept, free[nms(boxes[free], scores[free], threshold)]])
         if len(kept) >= top:
-            return kept[:top]
-    return nms(boxes, scores, threshold)[:top]
+            break
+    return kept[:top]
 
 
 class RPN(Member):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,20 @@ from rcnn.errors import UserError
 from rcnn.pipeline import saved
 from rcnn.pipeline.recipes import faster, mask
 from rcnn.pipeline.run import Run
-from rcnn.pipeline.torchvision_detectors import class_names, detector_of, exported, imported, write
+from rcnn.pipeline.torchvision_detectors import class_names, detector_of, exported, imported, ours, write
 from rcnn.stages.datasets.coco import COCO
+from rcnn.stages.masks import encode
+from rcnn.stages.nets import rois
+from rcnn.stages.proposals import rpn
+from rcnn.stages.record import Record, RecordList
+from rcnn.stages.stage import Ref
 from torchvision.models import get_model
 from torchvision.models.detection import FasterRCNN, MaskRCNN, fasterrcnn_resnet50_fpn
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 
+# Ours -> torchvision's
+LOSSES = {"proposals.class": "loss_objectness", "proposals.box": "loss_rpn_box_reg", "head.class": "loss_classifier",
+          "head.box": "loss_box_reg", "masks.mask": "loss_mask"}  # fmt: skip
 BOX, SCORE = 1e-3, 1e-4  # pixels at images of about 1000 (1e-4 of their size, at least), and of probabilities
 
 
@@ -128,6 +137,106 @@ def test_on_real_images_of_all_shapes(data_root: Path) -> None:
         for record in some:
             (theirs,) = found_by(model, [record["image"]])
             agree(run.one(record), theirs, max(record["image"].shape))
+
+
+@pytest.mark.realdata
+def test_masks_on_real_images_of_all_shapes(data_root: Path) -> None:
+    data = COCO(data_root / "data/coco-mini/annotations/instances_val2017.json")
+    model = small_masks(box_score_thresh=0.3)
+    some = [data[i] for i in np.linspace(0, len(data) - 1, 20).astype(int)]
+    with Run(imported(model, "resnet18"), cache=None, device="cpu", progress=False) as run:
+        for record in some:
+            (theirs,) = found_by(model, [record["image"]])
+            agree(run.one(record), theirs, max(record["image"].shape))
+
+
+# -- a step of training ------------------------------------------------------------------------------------
+
+
+class First:
+    """A sampler that takes the first ones, where torchvision's takes any."""
+
+    def __init__(self, of: Any):
+        self.count, self.most = of.batch_size_per_image, round(of.batch_size_per_image * of.positive_fraction)
+
+    def __call__(self, matched: list[torch.Tensor]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        taken: tuple[list[torch.Tensor], list[torch.Tensor]] = ([], [])
+        for one in matched:
+            positive = torch.where(one >= 1)[0][: self.most]
+            negative = torch.where(one == 0)[0][: self.count - len(positive)]
+            for found, chosen in zip(taken, (positive, negative), strict=True):
+                found.append(torch.zeros_like(one, dtype=torch.uint8).index_fill(0, chosen, 1))
+        return taken
+
+
+def first_ones(positive: Any, negative: Any, count: int, share: float, generator: Any) -> Any:
+    few = positive[: round(count * share)]
+    return np.concatenate([few, negative[: count - len(few)]])
+
+
+@pytest.mark.parametrize("make", [small, small_masks])
+def test_a_step_of_training_has_torchvisions_losses_and_gradients(
+    make: Callable[[], Any], images: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The image needs neither padding nor another size; both sides sample the same anchors and regions."""
+    image = np.ascontiguousarray(images[2])  # 160 x 160, a multiple of the 32 that torchvision pads to
+    boxes = np.array([[10, 20, 70, 90], [60, 40, 150, 150]], np.float32)
+    bitmaps = np.zeros((2, 160, 160), np.uint8)
+    for bitmap, (x0, y0, x1, y1) in zip(bitmaps, boxes.astype(int), strict=True):
+        bitmap[y0:y1, x0:x1] = 1
+    labels = np.array([2, 4])
+    model = make()
+    pipeline = imported(model, "resnet18", ["a", "b", "c", "d"])
+    record = Record("a", {
+        "image": image, "size": np.array([160, 160]), "truth_boxes": boxes, "truth_labels": labels,
+        "truth_difficult": np.zeros(2, bool), "truth_crowd": np.zeros(2, bool),
+        "truth_masks": np.array([encode(bitmap) for bitmap in bitmaps], object),
+    })  # fmt: skip
+    for module in (rois, rpn):
+        monkeypatch.setattr(module, "draw", first_ones)
+    for part in (model.rpn, model.roi_heads):
+        part.fg_bg_sampler = First(part.fg_bg_sampler)
+    monkeypatch.setattr(type(model.roi_heads), "add_gt_proposals",  # ours has them first
+                        lambda _self, found, truth: [torch.cat([a, b]) for a, b in zip(truth, found)])  # fmt: skip
+
+    model.train().backbone.eval()  # batch norms stay as they are
+    tensors = [torch.from_numpy(image).permute(2, 0, 1).float() / 255]
+    target = {"boxes": torch.from_numpy(boxes), "labels": torch.from_numpy(labels), "masks": torch.from_numpy(bitmaps)}
+    theirs = model(tensors, [target])
+    sum(theirs.values()).backward()
+
+    state = pipeline.stage("training").state()
+    fit = (
+        pipeline.stage("training")
+        .clone()
+        .set_params(
+            weights=Ref("before"),
+            images=1,
+            rois=512,
+            flip=False,
+            steps=1,
+            lr=1.0,
+            momentum=0.0,
+            decay=0.0,
+            device="cpu",
+        )
+    )
+    fit.bind("weights", lambda: state, "")
+    fit.fit(RecordList([record], "abcd"))
+    for name, loss in zip(fit.losses, fit.history_[0], strict=True):
+        assert loss == pytest.approx(theirs[LOSSES[name]].item(), rel=0.05 if name == "masks.mask" else 1e-4)
+
+    gradients = deepcopy(model)
+    for mine, its in zip(gradients.parameters(), model.parameters(), strict=True):
+        mine.data = its.grad if its.grad is not None else torch.zeros_like(its)
+    learned = ("proposals.", "fc.layers.", "head.", "map.fpn.", "map.body.trunk.layer4.1.conv2")
+    moved, compared = fit.state(), 0
+    for name, gradient in ours(gradients).items():
+        if name.startswith(learned) and name.endswith(("weight", "bias")) and "loss_mask" not in theirs:
+            step = (state[f"net_.{name}"] - moved[f"net_.{name}"]) / (2 if name.endswith("bias") else 1)
+            assert float((step - gradient).norm()) <= 1e-3 * float(gradient.norm()), name
+            compared += 1
+    assert compared == (0 if "loss_mask" in theirs else 31)  # torchvision cuts masks to a RoI otherwise
 
 
 def trained(change: Callable[[dict[str, Any]], None]) -> Any:

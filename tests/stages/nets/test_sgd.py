@@ -170,3 +170,25 @@ def test_a_gradient_is_cut_to_a_norm() -> None:
     sgd(net, lambda step, generator: [(slope * net.weight).sum()], NoCheckpoint(), steps=1, lr=1.0, drop_every=9,
         decay=0.0, clip=5.0)  # fmt: skip
     np.testing.assert_allclose(net.weight.detach().numpy(), [[-3, -4]], rtol=1e-4)
+
+
+def test_a_parameter_that_learns_later_and_one_in_channels_last_are_those_of_torchs_plain_descent() -> None:
+    def nets() -> nn.ModuleList:
+        torch.manual_seed(0)
+        made = nn.ModuleList([nn.Conv2d(3, 4, 3), nn.Linear(16, 1)])
+        return made.to(memory_format=torch.channels_last)
+
+    def forward(net: nn.ModuleList, step: int) -> torch.Tensor:
+        x = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(step))
+        found = net[0](x).flatten(1)
+        return net[1](found).square().sum() if step else found.square().sum()  # the linear layer is not used at first
+
+    mine, plain = nets(), nets()
+    sgd(mine, lambda step, generator: [forward(mine, step)], NoCheckpoint(), steps=5, lr=0.01, drop_every=9)
+    optimiser = torch.optim.SGD(plain.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4, foreach=False)
+    for step in range(5):
+        optimiser.zero_grad()
+        forward(plain, step).backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+    for one, other in zip(mine.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-7)
