@@ -28,8 +28,9 @@ WIDTHS = (256, 256)  # of new fully connected layers
 def systems() -> dict[str, Pipeline]:
     """The five systems, by name, as the demo trains them."""
     on_map: dict[str, Any] = {"scale": SCALE, "sides": SIDES, "fc": WIDTHS}
-    few = {"proposals__width": 128, "proposals__min_side": 6.0, "proposals__train_pre_nms": 1500,
-           "proposals__train_top": 400, "training__images": 1, "training__rois": 64}  # fmt: skip
+    few = {"proposals__width": 128, "proposals__norm": 2.0, "proposals__min_side": 6.0,
+           "proposals__train_pre_nms": 1500, "proposals__train_top": 400,
+           "training__images": 1, "training__rois": 64}  # fmt: skip
     proposing = {**few, **schedule(PROPOSING_STEPS, 0.01)}
     return {
         "rcnn": rcnn("shapenet", proposals=BOXES),

@@ -194,8 +194,8 @@ def ours(model: Any) -> dict[str, Any]:
     weights = torch.tensor(model.roi_heads.box_coder.weights)
     if model.roi_heads.has_mask():
         found["masks.scale"] = torch.ones(())
-    return {**found, "fc.scale": torch.ones(()), "head.scale": torch.ones(()), "head.mean": torch.zeros(4),
-            "head.std": 1 / weights}  # fmt: skip
+    scales = {f"{member}.scale": torch.ones(()) for member in ("proposals", "fc", "head")}
+    return {**found, **scales, "head.mean": torch.zeros(4), "head.std": 1 / weights}
 
 
 def exported(pipeline: Pipeline) -> tuple[str, dict[str, Any], dict[str, Any]]:
@@ -220,6 +220,7 @@ def exported(pipeline: Pipeline) -> tuple[str, dict[str, Any], dict[str, Any]]:
     state["head.deltas.bias"] = torch.cat([torch.zeros_like(bias[:1]), bias]).flatten(0, 1)
     state["head.scores.weight"] = state["head.scores.weight"] * state["head.scale"]
     state["fc.layers.0.weight"] = state["fc.layers.0.weight"] * state["fc.scale"]
+    state["proposals.conv.weight"] = state["proposals.conv.weight"] * state["proposals.scale"]
     for kind in ("weight", "bias") if masks else ():
         own = state[f"masks.masks.{kind}"]
         state[f"masks.masks.{kind}"] = torch.cat([torch.zeros_like(own[:1]), own])

@@ -11,6 +11,7 @@ from ...stages.proposals.best import Best
 from ...stages.stage import Ref
 from ..pipeline import Pipeline, Step
 from .heads import head_on, head_outputs, suppression
+from .mask_branch import Branch
 from .pretraining import pretraining
 from .shared_map import ALL, FIRST, OF_DETECTION, OF_PROPOSALS, SharedMap, first_map
 
@@ -25,6 +26,7 @@ def faster_4step(
     ratios: Sequence[float] = RATIOS,
     fc: Sequence[int] = (1024, 1024),
     box_regression: bool = True,
+    masks: bool = False,
     pretrain: str | None = None,
 ) -> Pipeline:
     """A region proposal network, a detector on its proposals, and both again on the detector's map, now fixed.
@@ -34,14 +36,16 @@ def faster_4step(
 
     backbone, weights, scale, longest, sides, ratios, fc, box_regression, pretrain: as in `faster`.
     proposals: boxes an image at use; 300 (section 4.1). In training 2000.
+    masks: whether each detection gets a mask, by Mask R-CNN's branch, which learns in steps 2 and 4.
     """
     check(backbone)
     before, weights = pretraining(backbone, weights, pretrain)
     first, second, last = Ref("first_training"), Ref("detector_training"), Ref("training")
     one = SharedMap(backbone, weights is not None, scale=scale, longest=longest, fc=fc)
     rpn = one.rpn(first, 2000, sides, ratios).set_params(pre_nms=12_000)
-    above, layer = one.above(last, keep=False)
-    behind = (*(step.name for step in above), "head")
+    above, layer = one.above(last, keep=False, spatial=masks)
+    branch = one.masks(last) if masks else Branch([], ())
+    behind = (*(step.name for step in above), "head", *branch.members)
     return Pipeline(
         [
             *before,
@@ -65,7 +69,8 @@ def faster_4step(
             Step("features", one.pooler(), keep=False),
             *above,
             head_on(layer, last, head_outputs("softmax", box_regression)),
-            suppression("softmax", box_regression),
+            suppression("softmax", box_regression, masks),
+            *branch.steps,
         ],
         name="faster_4step",
     )

@@ -12,6 +12,7 @@ from ...stages.proposals.selective_search import SelectiveSearch
 from ...stages.stage import Ref
 from ..pipeline import Pipeline, Step
 from .heads import head_on, head_outputs, suppression
+from .mask_branch import Branch
 from .pretraining import pretraining
 from .shared_map import ALL, OF_DETECTION, OF_PROPOSALS, SharedMap, first_map
 
@@ -27,6 +28,7 @@ def faster_unshared(
     ratios: Sequence[float] = RATIOS,
     fc: Sequence[int] = (1024, 1024),
     box_regression: bool = True,
+    masks: bool = False,
     pretrain: str | None = None,
 ) -> Pipeline:
     """The first two of the four steps: the detector learns from the network's proposals and has a map of its own.
@@ -35,13 +37,15 @@ def faster_unshared(
     proposals: boxes an image at use; 300 (section 4.1). In training 2000.
     search: whether the detector learns from 2000 boxes of selective search. What is then changed of the proposals at
         use needs no new training: the ablations of table 2.
+    masks: whether each detection gets a mask, by Mask R-CNN's branch on the detector's map.
     """
     check(backbone)
     before, weights = pretraining(backbone, weights, pretrain)
     first, last = Ref("first_training"), Ref("training")
     one = SharedMap(backbone, weights is not None, scale=scale, longest=longest, fc=fc)
-    above, layer = one.above(last, keep=False)
-    members = ("map", "features", *(step.name for step in above), "head")
+    above, layer = one.above(last, keep=False, spatial=masks)
+    branch = one.masks(last) if masks else Branch([], ())
+    members = ("map", "features", *(step.name for step in above), "head", *branch.members)
     rpn = one.rpn(first, proposals, sides, ratios)
     if search:
         proposing = [
@@ -62,7 +66,8 @@ def faster_unshared(
             Step("features", one.pooler(), keep=False),
             *above,
             head_on(layer, last, head_outputs("softmax", box_regression)),
-            suppression("softmax", box_regression),
+            suppression("softmax", box_regression, masks),
+            *branch.steps,
         ],
         name="faster_unshared",
     )

@@ -10,7 +10,6 @@ from ...stages.proposals.anchors import RATIOS
 from ...stages.stage import Ref
 from ..pipeline import Pipeline, Step
 from .heads import head_on, head_outputs, suppression
-from .mask_branch import mask_branch, mask_branch_c4
 from .pretraining import pretraining
 from .shared_map import SharedMap
 
@@ -57,10 +56,7 @@ def mask(
     above, layer = shared.above(trained, keep=False, spatial=True)
     box_members = ("map", "proposals", "features", *(step.name for step in above), "head")
     pooled = shared.pooler(pooling)
-    if shared.c4:
-        branch = mask_branch_c4(branch_trained, scores=scores)
-    else:
-        branch = mask_branch(branch_trained, pooled.maps, mask_pooling or pooling, scores=scores)
+    branch = shared.masks(branch_trained, mask_pooling or pooling, scores)
     behind = ("map", "features", "fc") if shared.c4 else ("map",)
     batch = {**shared.batch, **({} if fpn else {"images": 2, "rois": 128})}  # 64 RoIs an image, on FPN 512
     together = Jointly(box_members if apart else (*box_members, *branch.members), weights, **batch)

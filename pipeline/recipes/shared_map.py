@@ -17,7 +17,7 @@ from ...stages.proposals.rpn import RPN
 from ...stages.stage import Ref, Stage
 from ..pipeline import Step
 from .heads import fully_connected
-from .mask_branch import pooler
+from .mask_branch import Branch, mask_branch, mask_branch_c4, pooler
 
 C4 = ("resnet", "resnext", "wide_resnet")  # nets whose conv5 goes over regions (ResNet, appendix A)
 LEVELS = level_names(2, 6)
@@ -89,6 +89,12 @@ class SharedMap:
         if self.fpn:
             return pooler(pooling or "roi_align", 7, LEVELS[:-1])
         return pooler(pooling or ("roi_align" if self.c4 else "roi_pool"), grid, ("map",))
+
+    def masks(self, weights: Ref, pooling: str = "roi_align", scores: str = "sigmoid") -> Branch:
+        """The mask branch on this map; pooling: as POOLING has it, for masks that are pooled by themselves."""
+        if self.c4:
+            return mask_branch_c4(weights, scores=scores)
+        return mask_branch(weights, LEVELS[:-1] if self.fpn else ("map",), pooling, scores=scores)
 
     def above(self, weights: Ref, keep: bool, spatial: bool = False) -> tuple[list[Step], str]:
         """The steps between pooling and heads, and the layer that they end in; spatial: conv5's maps are given too."""

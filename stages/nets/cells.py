@@ -49,7 +49,9 @@ def _evened(trunk: nn.Module) -> nn.Module:
             _evened(part)
     if isinstance(trunk, nn.Conv2d):
         rows, columns = (_middle(side) for side in trunk.kernel_size)
-        even = trunk.weight.mean((2, 3), keepdim=True).abs() * rows[:, None] * columns
+        mean = trunk.weight.mean((2, 3), keepdim=True).abs()
+        mean[mean.sum((1, 2, 3)) == 0] = 1.0  # a filter that training has left all zero, as MobileNetV2's have
+        even = mean * rows[:, None] * columns
         trunk.weight.copy_(even / even.sum((1, 2, 3), keepdim=True))
         if trunk.bias is not None:
             trunk.bias.zero_()

@@ -106,21 +106,25 @@ class TwoHeads(nn.Module):
 class RPNHead(nn.Module):
     """A 3 x 3 convolution with ReLU and two sibling 1 x 1 ones, for scores and deltas of anchors (Faster R-CNN, 3.1).
 
-    anchors: A of a cell. values: that score one; 2 for a softmax (background first), 1 for a sigmoid.
+    anchors: A of a cell. values: that score one; 2 for a softmax (background first), 1 for a sigmoid. A factor scales
+    what is read.
     """
+
+    scale: Tensor
 
     def __init__(self, channels: int, width: int, anchors: int, values: int):
         super().__init__()
         self.conv = nn.Conv2d(channels, width, 3, padding=1)
         self.scores, self.deltas = nn.Conv2d(width, anchors * values, 1), nn.Conv2d(width, anchors * 4, 1)
         self.values = values
+        self.register_buffer("scale", torch.ones(()))
         for layer in (self.conv, self.scores, self.deltas):  # section 3.1.3: zero-mean Gaussians
             nn.init.normal_(layer.weight, std=0.01)
             nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
 
     def forward(self, maps: Tensor) -> tuple[Tensor, Tensor]:
         """Logits (n values) and deltas (n 4) of the n = h w A anchors of a map (C h w), cell by cell."""
-        hidden = F.relu(self.conv(maps[None]))
+        hidden = F.relu(self.conv(maps[None] * self.scale))
         scores, deltas = (layer(hidden)[0].permute(1, 2, 0).float() for layer in (self.scores, self.deltas))  # h w -1
         return scores.reshape(-1, self.values), deltas.reshape(-1, 4)
 

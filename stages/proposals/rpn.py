@@ -85,6 +85,8 @@ class RPN(Member):
         P6), or all of them; False.
     anchor_style: "paper", or "torchvision", whose anchors are rounded to whole pixels and centred on cells' corners.
     width: channels of the 3 x 3 convolution; 512 (256 for ZF).
+    norm: root of the mean square that the maps are scaled to before that convolution, by one number; None leaves them.
+        Its weights begin so small (3.1.3) that on maps under 1 it learns slowly.
     score: "softmax" over object and background, as the paper, or "sigmoid".
     positive_iou, negative_iou: 0.7 and 0.3. best_positive: whether the best anchors of a truth are objects too (3.1.2).
     cross_border: whether anchors that the image's border cuts are learned from; False (3.1.3).
@@ -115,7 +117,8 @@ class RPN(Member):
 
     def __init__(self, weights: Ref | None = None, *, maps: Sequence[str] = ("map",),
                  sides: Sequence[float] = SIDES, ratios: Sequence[float] = RATIOS,
-                 side_per_map: bool = False, anchor_style: str = "paper", width: int = 512, score: str = "softmax",
+                 side_per_map: bool = False, anchor_style: str = "paper", width: int = 512,
+                 norm: float | None = None, score: str = "softmax",
                  positive_iou: float = 0.7, negative_iou: float = 0.3, best_positive: bool = True,
                  cross_border: bool = False, sample: int = 256, share: float = 0.5, balance: float = 10.0,
                  normalise: str = "paper", beta: float = 1.0, pre_nms: int = 6000, top: int = 300,
@@ -130,6 +133,7 @@ class RPN(Member):
         self.side_per_map = side_per_map
         self.anchor_style = anchor_style
         self.width = width
+        self.norm = norm
         self.score = score
         self.positive_iou = positive_iou
         self.negative_iou = negative_iou
@@ -191,6 +195,8 @@ class RPN(Member):
             raise ValueError(f"sample is {self.sample}: no object would ever be drawn")
         if not self.beta > 0:
             raise ValueError(f"beta is {self.beta}; it is above 0")
+        if self.norm is not None and not self.norm > 0:
+            raise ValueError(f"norm is {self.norm}; it is above 0, or None")
         for name in ("balance", "min_side", "train_min_side"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it is at least 0")
@@ -210,10 +216,14 @@ class RPN(Member):
         from ..nets.layers import RPNHead
 
         if weights:
-            return self._made(weights)
+            return self._filled(weights)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.random_state)
-            return RPNHead(len(like[self.maps[0]]), self.width, self.anchors_a_cell, SCORES[self.score])
+            net = RPNHead(len(like[self.maps[0]]), self.width, self.anchors_a_cell, SCORES[self.score])
+        square = float(torch.cat([like[name].float().flatten() for name in self.maps]).square().mean())
+        if self.norm and square > 0:
+            net.scale.fill_(self.norm / square**0.5)
+        return net
 
     def loss(self, net: Any, fields: Mapping[str, Any], generator: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         import torch
@@ -331,6 +341,12 @@ class RPN(Member):
         return boxes / by, high
 
     def _made(self, state: Any) -> Any:
+        net = self._filled(state).requires_grad_(False)
+        net.conv.weight.mul_(net.scale)  # alone it would be rounded with them, to bfloat16 say
+        net.scale.fill_(1)
+        return net
+
+    def _filled(self, state: Any) -> Any:
         import torch
 
         from ..nets.layers import RPNHead

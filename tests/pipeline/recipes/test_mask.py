@@ -11,7 +11,7 @@ import pytest
 from rcnn.errors import UserError
 from rcnn.pipeline import measure, pictures, saved
 from rcnn.pipeline.pipeline import Pipeline
-from rcnn.pipeline.recipes import fast, mask, rcnn, sppnet
+from rcnn.pipeline.recipes import fast, faster_4step, faster_unshared, mask, rcnn, sppnet
 from rcnn.pipeline.results import coco_results
 from rcnn.pipeline.run import Run
 from rcnn.stages.datasets.shapes import Shapes
@@ -65,6 +65,15 @@ def on_fast() -> Pipeline:
     return searched(fast("shapenet", None, scales=(96,), fc=(16,), masks=True))
 
 
+def on_unshared() -> Pipeline:
+    return quick(faster_unshared("shapenet", None, 20, sides=SIDES, fc=(16,), masks=True, **SMALL))
+
+
+def on_four_steps() -> Pipeline:
+    pipeline = faster_4step("resnet18", None, 20, sides=SIDES, masks=True, **SMALL)  # its conv5 goes over regions
+    return quick(pipeline, first_proposals__min_side=4.0)
+
+
 def on_rcnn() -> Pipeline:
     return searched(rcnn("shapenet", None, masks=True)).set_params(features__pool=2, mask_map__scales=(96,))
 
@@ -72,6 +81,9 @@ def on_rcnn() -> Pipeline:
 def on_sppnet() -> Pipeline:
     pipeline = sppnet("shapenet", None, scales=(96,), levels=(2, 1), masks=True)
     return searched(pipeline).set_params(mask_map__scales=(96,))
+
+
+ALL = [one_map, pyramid, c4, apart, c4_apart, on_fast, on_unshared, on_four_steps, on_rcnn, on_sppnet]
 
 
 def detections(run: Run, data: Any) -> dict[str, Any]:
@@ -83,14 +95,14 @@ def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
     return all(np.array_equal(one[i][name], other[i][name]) for i in one for name in one[i])
 
 
-@pytest.mark.parametrize("make", [one_map, pyramid, c4, apart, c4_apart, on_fast, on_rcnn, on_sppnet])
+@pytest.mark.parametrize("make", ALL)
 def test_trained_saved_and_used_again(make: Any, tmp_path: Path) -> None:
     data = Shapes(3, 1)
     with Run(make(), cache=tmp_path / "cache", device="cpu", progress=False) as run:
         run.fit(data)
         first = detections(run, data)
         saved.save(run.pipeline, tmp_path / "run")
-    size = 14 if make in (c4, c4_apart) else 28
+    size = 14 if make in (c4, c4_apart, on_four_steps) else 28
     for fields in first.values():
         count = len(fields["det_boxes"])
         assert fields["det_masks"].shape == (count, size, size)

@@ -35,6 +35,13 @@ def test_branches_axes_and_normalised_channels() -> None:
         assert first_centre(tall, 4) == (1.0, 3.0)
 
 
+def test_a_filter_of_nothing_but_zeros_hides_nothing() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 4, 3, stride=2), nn.ReLU(), nn.Conv2d(4, 4, 3, padding=1, groups=4))
+    with torch.no_grad():
+        net[2].weight[1] = 0
+    assert first_centre(net, 2) == (1.0, 1.0)
+
+
 def test_the_net_stays_as_it_was() -> None:
     net = load("shapenet", None)
     before = {name: value.clone() for name, value in net.state_dict().items()}

@@ -160,6 +160,20 @@ def test_what_it_gives() -> None:
     assert overlaps.max() <= 0.7 + 1e-5
 
 
+def test_maps_of_any_size_are_one_size_to_it() -> None:
+    """shapenet's values are about 0.2, SqueezeNet's about 10."""
+    large = record()
+    small = Record("a", {name: value * 0.01 if name == "map" else value for name, value in large.items()})
+    given = [learned(rpn(norm=2.0), one)([one])[0] for one in (large, small)]
+    torch.testing.assert_close(given[0]["boxes"], given[1]["boxes"])
+    torch.testing.assert_close(given[0]["objectness"], given[1]["objectness"])
+    net = rpn(norm=2.0).module(None, small, 2)
+    assert float((small["map"] * net.scale).square().mean().sqrt()) == pytest.approx(2.0, rel=1e-5)
+    assert float(rpn().module(None, small, 2).scale) == 1
+    again = rpn(norm=2.0).module(dict(net.state_dict()), large, 2)  # learning goes on where it was
+    assert float(again.scale) == float(net.scale)
+
+
 def test_more_are_the_same_and_more() -> None:
     few, many = (learned(rpn(top=top))([record()])[0] for top in (10, 60))
     torch.testing.assert_close(few["boxes"], many["boxes"][:10], rtol=0, atol=0)
