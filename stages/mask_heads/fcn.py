@@ -27,7 +27,8 @@ class MaskHead(Member):
     convs: 3 x 3 convolutions before the upsampling; 4 (figure 4, right; behind conv5 of a ResNet none, left).
     width: channels of these and of the upsampling; 256.
     scores: "sigmoid", each class by itself (section 3); or "softmax", over the classes and background in each cell, as
-        is common for segmentation (table 2b).
+        is common for segmentation (table 2b). A cell is then of the object if that is its likeliest class (Long et
+        al., FCN, 2015): p / (p + q), p its probability and q the best of the others, is above 0.5.
     norm: root of the mean square that the features are scaled to before the first layer; 3. None leaves them be.
     agnostic: whether there is one mask for all classes (section 4.1).
     kept: the labels that the detector tells, in order; none: all that it learned.
@@ -44,6 +45,7 @@ class MaskHead(Member):
     gives = ("det_masks",)
     truth: ClassVar[tuple[str, ...]] = ("truth_masks",)
     losses: ClassVar[tuple[str, ...]] = ("mask",)
+    version: ClassVar[int] = 2  # 2: of a softmax the likeliest class counts
     speed: ClassVar[tuple[str, ...]] = ("device", "batch")
     new: ClassVar[bool] = True
     at_use: ClassVar[tuple[str, ...]] = ("precision", "kept", "batch")
@@ -153,7 +155,12 @@ class MaskHead(Member):
                 logits = net(maps[part].to(param, memory_format=torch.channels_last)).float()
             at = torch.arange(len(logits), device=logits.device)
             mine = channel[part].to(logits.device)
-            odds = logits.softmax(1)[at, mine + 1] if self.scores == "softmax" else logits[at, mine].sigmoid()
+            if self.scores == "softmax":
+                own = logits[at, mine + 1]
+                logits[at, mine + 1] = -torch.inf
+                odds = (own - logits.amax(1)).sigmoid()
+            else:
+                odds = logits[at, mine].sigmoid()
             found[part] = odds.cpu().numpy()
 
         in_batches(rows, len(maps), self.batch, "regions")

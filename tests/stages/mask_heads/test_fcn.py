@@ -118,7 +118,12 @@ def test_each_detection_has_the_mask_of_its_class(scores: str, agnostic: bool) -
     with torch.no_grad():
         logits = net(features.reshape(5, CHANNELS, GRID, GRID))
     own = torch.zeros(5, dtype=torch.int64) if agnostic else torch.from_numpy(labels) - 1
-    odds = logits.softmax(1)[range(5), own + 1] if scores == "softmax" else logits.sigmoid()[range(5), own]
+    odds = logits.sigmoid()[range(5), own]
+    if scores == "softmax":
+        every = logits.softmax(1)  # 5 V m m
+        others = torch.stack([one[torch.arange(len(one)) != i + 1].amax(0) for one, i in zip(every, own)])
+        odds = every[range(5), own + 1] / (every[range(5), own + 1] + others)
+        assert ((odds > 0.5) == (every.argmax(1) == own[:, None, None] + 1)).all()
     assert found["det_masks"].dtype == np.float32
     np.testing.assert_allclose(found["det_masks"], odds, rtol=1e-5, atol=1e-6)
     parts = stage.clone().set_params(batch=2)
