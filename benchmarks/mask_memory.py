@@ -3,8 +3,8 @@
     python benchmarks/mask_memory.py [--backbone resnet50] [--size 4000 3000]
 
 Mask R-CNN on a feature pyramid with random weights, every score a detection, the best 100 of a drawn image; each mask
-is pasted and told as COCO's JSON has it. A process of its own tells its peak (VmHWM) when the model is there (it has
-seen an image of 32 x 32 pixels), when detections and masks are, when they are told, and when a picture is drawn.
+is pasted and told as COCO's JSON has it. A process of its own tells its peak (VmHWM) when the model has seen an image
+of 64 pixels, another when detections and masks are, when they are told, and when a picture is drawn.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ def train(backbone: str, place: Path) -> None:
     saved.save(pipeline, place)
 
 
-def detect(place: Path, width: int, height: int) -> None:
-    """Detect, tell and draw with a RUN; prints the peaks."""
+def detect(place: Path, width: int, height: int, bare: bool) -> None:
+    """Detect, tell and draw with a RUN; prints the peaks. bare: only that of a net which saw a few pixels."""
     import numpy as np
     from rcnn.pipeline import pictures, saved
     from rcnn.pipeline.results import coco_results
@@ -48,9 +48,15 @@ def detect(place: Path, width: int, height: int) -> None:
     small = np.asarray(Shapes(1, 2)[0]["image"])
     rows, columns = (np.arange(n) * m // n for n, m in ((height, small.shape[0]), (width, small.shape[1])))
     image = small[rows][:, columns]
-    with Run(saved.load(place), cache=None, progress=False) as run:
+    pipeline = saved.load(place)
+    if bare:
+        pipeline.set_params(map__size=64)
+    with Run(pipeline, cache=None, progress=False) as run:
         run.one(small[:32, :32])  # the net is built
         found = {"model": peak()}
+        if bare:
+            print(json.dumps(found))
+            return
         record = run.one(image)
         found["detected"] = peak()
         told = json.dumps(coco_results(record, 1, run.pipeline.classes))
@@ -65,15 +71,17 @@ def main() -> None:
     parser.add_argument("--backbone", default="resnet50")
     parser.add_argument("--size", type=int, nargs=2, default=[4000, 3000])
     parser.add_argument("--run", type=Path, help="the RUN, in the process that tells its peaks")
+    parser.add_argument("--bare", action="store_true", help="the same, of the model")
     args = parser.parse_args()
     if args.run:
-        detect(args.run, *args.size)
+        detect(args.run, *args.size, args.bare)
         return
     with tempfile.TemporaryDirectory() as folder:
         train(args.backbone, Path(folder))
-        done = subprocess.run([sys.executable, *sys.argv, "--run", folder], check=True, text=True,
-                              stdout=subprocess.PIPE)  # fmt: skip
-    found = json.loads(done.stdout.splitlines()[-1])
+        said = [subprocess.run([sys.executable, *sys.argv, "--run", folder, *more], check=True, text=True,
+                               stdout=subprocess.PIPE).stdout for more in ([], ["--bare"])]  # fmt: skip
+    found, bare = (json.loads(one.splitlines()[-1]) for one in said)
+    found["model"] = bare["model"]
     print(f"{args.size[0]} x {args.size[1]}, {found['detections']} detections: {found['model']:.2f} GB with the model")
     for name in ("detected", "told", "drawn"):
         print(f"{name}: {found[name]:.2f} GB, {found[name] - found['model']:.2f} above it")

@@ -7,10 +7,11 @@
 
 One map, RoIAlign 7 x 7 of 2 x 2 points, two new layers of 1024, anchors of torchvision, 2 images a step with 64 RoIs
 each, 2000 proposals in training (of 6000) and 300 at use. torchvision's model is its FasterRCNN class in its own
-training forward; both have the same rates, batches and flips, and start from the same tensors. --speed: a few steps of
-both and a pass over test images, interleaved in one process; prints medians and ratios. torchvision's model then takes
-its steps as in torchvision's own scripts, with torch.optim.SGD as it is by default; with --fused by this project's
-loop. Else both learn by that, seed by seed, and it prints AP of each, and the paired bootstrap of their difference.
+training forward; both have the same rates and batches, flip as often, and start from the same tensors. --speed: a few
+steps of both and a pass over test images, interleaved in one process; prints medians and ratios. torchvision's model
+then takes its steps as in torchvision's own scripts, with torch.optim.SGD as it is by default; with --fused by this
+project's loop. Else both learn by that, seed by seed, and it prints AP of each, and the paired bootstrap of their
+difference.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from .words import emit, say
 
 TRAIN, TEST, BOXES, TIMED = 160, 60, 400, 4
 PICTURES = 4
-STEPS, PROPOSING_STEPS = 500, 1000  # of joint training, two images each; with an RPN, one image each
+STEPS, PROPOSING_STEPS = 500, 1200  # of joint training, two images each; with an RPN, one image each
 SCALE, SIDES = 240, (16, 32, 64, 128)  # shorter side of the image, and sides of anchors, in pixels
 WIDTHS = (256, 256)  # of new fully connected layers
 
@@ -28,10 +28,10 @@ WIDTHS = (256, 256)  # of new fully connected layers
 def systems() -> dict[str, Pipeline]:
     """The five systems, by name, as the demo trains them."""
     on_map: dict[str, Any] = {"scale": SCALE, "sides": SIDES, "fc": WIDTHS}
-    few = {"proposals__width": 128, "proposals__norm": 2.0, "proposals__min_side": 6.0,
+    small = {"proposals__width": 128, "proposals__norm": 2.0, "proposals__min_side": 6.0,
            "proposals__train_pre_nms": 1500, "proposals__train_top": 400,
            "training__images": 1, "training__rois": 64}  # fmt: skip
-    proposing = {**few, **schedule(PROPOSING_STEPS, 0.01)}
+    proposing = {**small, **schedule(PROPOSING_STEPS, 0.01)}
     return {
         "rcnn": rcnn("shapenet", proposals=BOXES),
         "sppnet": sppnet("shapenet", proposals=BOXES, scales=(SCALE,)),
@@ -87,9 +87,10 @@ def _parts(tables: Sequence[Table], drawn: Sequence[Sequence[str]]) -> list[str]
     rows = "".join("<tr>" + "".join(f'<td><img src="{place}" alt=""></td>' for place in row) + "</tr>" for row in drawn)
     head = "".join(f"<th>{Path(place).stem.partition('-')[2]}</th>" for place in (drawn[0] if drawn else ()))
     return [
-        f"<p>Trained on {TRAIN} drawn images, measured on {TEST} others, at most {BOXES} proposals of selective search "
-        f"an image, features by <code>shapenet</code>, trained first on drawn crops; {STEPS} steps of two images for "
-        f"fast, {PROPOSING_STEPS} of one for faster and mask. {os.cpu_count()} cores.</p>",
+        f"<p>Trained on {TRAIN} drawn images, measured on {TEST} others; rcnn, sppnet and fast have at most {BOXES} "
+        f"proposals of selective search an image, features by <code>shapenet</code>, trained first on drawn crops; "
+        f"{STEPS} steps of two images for fast, {PROPOSING_STEPS} of one for faster and mask. {os.cpu_count()} "
+        "cores.</p>",
         *map(report.html_table, tables),
         f"<h2>Detections</h2><p>The best {pictures.BEST} of each image; annotated boxes are dashed white. "
         f"Scores of rcnn and sppnet are SVM margins: only their order means something.</p>"

@@ -15,6 +15,8 @@ from ..stages.record import Record, Records
 from . import measure
 from .measure import Overlaps
 from .pipeline import Pipeline, Step
+from .proposal_differences import against_first
+from .proposal_differences import table as differences_table
 from .report import left_out_words
 from .run import Run
 from .tables import LINE, Table, number
@@ -22,6 +24,7 @@ from .words import assignment, lacking, pipeline_of, stage_class, told
 from .wrap import host
 
 TOPS = (10, 30, 100, 300, 1000, 2000, None)  # numbers of boxes; None is all
+PAIRED = (100, 300, 1000, 2000)  # at which stages are held against the first
 IOUS = (0.5, 0.6, 0.7, 0.8, 0.9)
 CURVE_AT = 1000  # boxes at which recall is drawn against IoU (Hosang et al. 2015, figure 7)
 CURVE = tuple(np.arange(50, 101) / 100)
@@ -42,14 +45,15 @@ class Contender:
 class Coverage:
     """What a contender's boxes cover, and what they cost.
 
-    counts: of boxes, by image. computed: images whose boxes were computed in this run; seconds: of one core, for
-    each of them, None if there was none or a step before was read from the cache.
+    counts, objects: of boxes and of objects, by image. computed: images whose boxes were computed in this run; seconds:
+    of one core, for each of them, None if there was none or a step before was read from the cache.
     """
 
     name: str
     ranked: bool
     overlaps: Overlaps
     counts: Any
+    objects: Any
     computed: int
     seconds: float | None
 
@@ -131,7 +135,8 @@ def measure_one(
     overlaps = measure.join(parts, TOPS)
     if not len(overlaps.labels):
         raise UserError("there is no object in these images to measure against (difficult and crowd do not count)")
-    return Coverage(one.name, one.ranked, overlaps, np.array(counts), *_cost(run, fields))
+    objects = np.array([len(part.labels) for part in parts])
+    return Coverage(one.name, one.ranked, overlaps, np.array(counts), objects, *_cost(run, fields))
 
 
 def ordered(record: Record, ranked: bool) -> Any:
@@ -158,6 +163,7 @@ def as_json(found: Sequence[Coverage], records: Records, by_class: bool = False)
         "objects": len(found[0].overlaps.labels),
         "left_out": measure.left_out(records),
         "stages": [_json_of(one, records.classes if by_class else ()) for one in found],
+        "against_first": against_first([(one.name, one.overlaps) for one in found], found[0].objects, TOPS, PAIRED),
     }
 
 
@@ -207,7 +213,13 @@ def recall_curve(one: Coverage) -> list[float]:
 def tables(found: dict[str, Any]) -> list[Table]:
     """All tables of what `as_json` holds."""
     by_class = [class_table(found)] if "by_class" in found["stages"][0] else []
-    return [cost_table(found), *recall_tables(found), *by_class]
+    return [cost_table(found), *recall_tables(found), *_pairs(found), *by_class]
+
+
+def _pairs(found: dict[str, Any]) -> list[Table]:
+    """How much more the other stages cover than the first, if there are others."""
+    rows = [{**row, "stage": short(row["stage"])} for row in found["against_first"]]
+    return [differences_table(rows, short(found["stages"][0]["stage"]))] if rows else []
 
 
 def recall_tables(found: dict[str, Any]) -> list[Table]:

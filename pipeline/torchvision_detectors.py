@@ -220,7 +220,7 @@ def exported(pipeline: Pipeline) -> tuple[str, dict[str, Any], dict[str, Any]]:
     state["head.deltas.bias"] = torch.cat([torch.zeros_like(bias[:1]), bias]).flatten(0, 1)
     state["head.scores.weight"] = state["head.scores.weight"] * state["head.scale"]
     state["fc.layers.0.weight"] = state["fc.layers.0.weight"] * state["fc.scale"]
-    state["proposals.conv.weight"] = state["proposals.conv.weight"] * state["proposals.scale"]
+    state["proposals.conv.weight"] = state["proposals.conv.weight"] * state.get("proposals.scale", 1.0)
     for kind in ("weight", "bias") if masks else ():
         own = state[f"masks.masks.{kind}"]
         state[f"masks.masks.{kind}"] = torch.cat([torch.zeros_like(own[:1]), own])

@@ -26,6 +26,14 @@ def proposals(
     spec: Annotated[str, typer.Argument(metavar="SPEC", help="An annotated data set, as --data names it elsewhere.")],
     stages: With = [],
     out: Annotated[Path, typer.Option(help="Folder for the plots and proposals.json.")] = Path("proposals"),
+    save: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.npz",
+            help="Of the one --with: also its boxes and scores, as precomputed.Precomputed reads them. A file that is "
+            "there is added to.",
+        ),
+    ] = None,
     by_class: Annotated[bool, typer.Option("--by-class", help="Also a table by class.")] = False,
     shard: Shard = "0/1",
     device: Device = "auto",
@@ -41,10 +49,11 @@ def proposals(
     windows have no such order (they come largest first) and are marked.
     """
     from ...cache import files
-    from .. import proposal_plots, proposal_report
+    from .. import proposal_plots, proposal_report, saved_boxes
     from ..run import DEFAULT
 
     one_by_one = proposal_report.contenders(stages, allow)
+    kept = saved_boxes.opened(save, one_by_one) if save else {}
     records = open_data(spec, strict, cache, jobs)
     indices = shard_of(shard, len(records))
     files.make_folder(out)  # refused now, if it cannot be made, not after the work
@@ -59,4 +68,7 @@ def proposals(
     else:
         for table in proposal_report.tables(found):
             emit(table)
+    if save:
+        saved_boxes.write(save, kept, one_by_one[0], records, indices, cache or DEFAULT, **options)
+        say(f"the boxes are in {save}")
     say(f"plots and proposals.json are in {out}")

@@ -71,7 +71,7 @@ def fast(
     above, layer = fully_connected(backbone, "fc7" in layers_of(backbone), fc, trained, keep=svm)
     if masks and stage_wise:
         raise ValueError("masks is True, and masks are learned together with the rest: stage_wise is for boxes")
-    branch = mask_branch(trained, maps.maps()) if masks else Branch([], ())
+    branch = mask_branch(trained, maps.maps()) if masks else Branch()
     members = ("map", "features", *(step.name for step in above), "head", *branch.members)
     whole = Jointly(members, weights, by=("head.class",) if stage_wise else ())
     boxes = Jointly(members, Ref("training"), by=("head.box",), only=("head.deltas",))

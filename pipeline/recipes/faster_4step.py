@@ -44,8 +44,9 @@ def faster_4step(
     one = SharedMap(backbone, weights is not None, scale=scale, longest=longest, fc=fc)
     rpn = one.rpn(first, 2000, sides, ratios).set_params(pre_nms=12_000)
     above, layer = one.above(last, keep=False, spatial=masks)
-    branch = one.masks(last) if masks else Branch([], ())
-    behind = (*(step.name for step in above), "head", *branch.members)
+    branch = one.masks(last) if masks else Branch()
+    heads = (*(step.name for step in above), "head")
+    behind = (*heads, *branch.members)
     return Pipeline(
         [
             *before,
@@ -62,7 +63,7 @@ def faster_4step(
             Step("proposals", rpn.clone().set_params(weights=Ref("rpn_training")), fields=ALL),
             Step(
                 "training",
-                Jointly(("map", "features", *behind), second, only=behind, **OF_DETECTION),
+                Jointly(("map", "features", *behind), second, only=(*heads, *branch.learning), **OF_DETECTION),
                 fields={"boxes": "boxes.all"},
             ),
             Step("best", Best(proposals)),

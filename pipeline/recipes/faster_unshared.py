@@ -44,7 +44,7 @@ def faster_unshared(
     first, last = Ref("first_training"), Ref("training")
     one = SharedMap(backbone, weights is not None, scale=scale, longest=longest, fc=fc)
     above, layer = one.above(last, keep=False, spatial=masks)
-    branch = one.masks(last) if masks else Branch([], ())
+    branch = one.masks(last) if masks else Branch()
     members = ("map", "features", *(step.name for step in above), "head", *branch.members)
     rpn = one.rpn(first, proposals, sides, ratios)
     if search:

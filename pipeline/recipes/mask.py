@@ -60,7 +60,7 @@ def mask(
     behind = ("map", "features", "fc") if shared.c4 else ("map",)
     batch = {**shared.batch, **({} if fpn else {"images": 2, "rois": 128})}  # 64 RoIs an image, on FPN 512
     together = Jointly(box_members if apart else (*box_members, *branch.members), weights, **batch)
-    alone = Jointly((*behind, *branch.members), trained, only=("masks",), **batch)
+    alone = Jointly((*behind, *branch.members), trained, only=branch.learning, **batch)
     return Pipeline(
         [
             *before,

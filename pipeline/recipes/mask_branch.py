@@ -26,10 +26,14 @@ POOLING: dict[str, tuple[Callable[..., Pooler], dict[str, Any]]] = {
 
 
 class Branch(NamedTuple):
-    """steps: those of use, behind suppression. members: those of the steps that a Jointly trains."""
+    """steps: those of use, behind suppression. members: those of the steps that a Jointly trains. By default no masks.
 
-    steps: list[Step]
-    members: tuple[str, ...]
+    learning: those of the members that learn.
+    """
+
+    steps: Sequence[Step] = ()
+    members: tuple[str, ...] = ()
+    learning: tuple[str, ...] = ()
 
 
 def pooler(pooling: str, grid: int, maps: Sequence[str], objects: bool = False) -> Pooler:
@@ -47,7 +51,7 @@ def mask_branch(trained: Ref, maps: Sequence[str], pooling: str = "roi_align", *
         Step("mask_features", pooler(pooling, GRID, maps, objects=True), keep=False, fields=pooled),
         Step("masks", MaskHead(trained, **head), fields={"features.pool5": "det_features.pool5"}),
     ]
-    return Branch(steps, tuple(step.name for step in steps))
+    return Branch(steps, tuple(step.name for step in steps), ("masks",))
 
 
 def mask_branch_c4(trained: Ref, **head: Any) -> Branch:
@@ -58,7 +62,7 @@ def mask_branch_c4(trained: Ref, **head: Any) -> Branch:
         Step("masks", MaskHead(trained, "conv5_map", GRID // 2, 0, **head),
              fields={"features.conv5_map": "det_features.conv5_map"}),
     ]  # fmt: skip
-    return Branch(steps, ("masks",))
+    return Branch(steps, ("masks",), ("masks",))
 
 
 def own_mask_net(backbone: str, weights: str | Ref | None, scale: int = 600, longest: int = 1000) -> list[Step]:

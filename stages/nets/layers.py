@@ -124,7 +124,7 @@ class RPNHead(nn.Module):
 
     def forward(self, maps: Tensor) -> tuple[Tensor, Tensor]:
         """Logits (n values) and deltas (n 4) of the n = h w A anchors of a map (C h w), cell by cell."""
-        hidden = F.relu(self.conv(maps[None] * self.scale))
+        hidden = F.relu(F.conv2d(maps[None], self.conv.weight * self.scale, self.conv.bias, padding=1))
         scores, deltas = (layer(hidden)[0].permute(1, 2, 0).float() for layer in (self.scores, self.deltas))  # h w -1
         return scores.reshape(-1, self.values), deltas.reshape(-1, 4)
 

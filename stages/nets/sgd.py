@@ -42,7 +42,8 @@ def sgd(net: nn.Module, loss: Loss, checkpoint: Checkpoint, *, steps: int, lr: f
     the loss is no longer finite, or a part of it does not fit into memory.
     """
     groups = _groups(net, rates or {}, bias_rate, decay, decay if bias_decay else 0.0)
-    optimiser = torch.optim.SGD(groups, lr=lr, momentum=momentum, fused=True)  # no copy of the weights to decay them
+    optimiser = torch.optim.SGD(groups, lr=lr, momentum=momentum, fused=True)  # no copy of the weights to decay them;
+    # on a CPU it takes for granted that a gradient lies in memory as its parameter does, as autograd's do
     if momentum:
         for p in _trained(optimiser):  # the fused step knows momenta of all or of none; some may have no gradient yet
             optimiser.state[p]["momentum_buffer"] = torch.zeros_like(p)

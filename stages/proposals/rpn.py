@@ -22,7 +22,7 @@ from .anchors import RATIOS, SIDES, STYLES, anchors_on, base_anchors, inside, la
 
 SCORES = {"softmax": 2, "sigmoid": 1}  # values an anchor
 NORMALISED = ("paper", "sampled")
-BLOCK = 1000  # boxes that a CPU looks at together in suppression
+AHEAD = 4  # times as many boxes as are wanted enter suppression first
 
 
 class Limits(NamedTuple):
@@ -58,20 +58,16 @@ def propose(anchors: Sequence[Any], scores: Sequence[Any], deltas: Sequence[Any]
 def first_unsuppressed(boxes: Any, scores: Any, threshold: float, top: int) -> Any:
     """Indices of the `top` best boxes that greedy suppression leaves; scores fall.
 
-    Whether a box stays follows from better ones alone. So a CPU goes block by block: what the kept ones suppress is
-    left out by one matrix of overlaps, and blocks behind the last box that is wanted are not looked at.
+    Whether a box stays follows from better ones alone, so that first some are looked at, and all only if too few stay.
     """
-    import torch
-    from torchvision.ops import box_iou, nms
+    from torchvision.ops import nms
 
-    at_once = BLOCK if boxes.device.type == "cpu" else len(boxes)
-    kept = torch.arange(0, device=boxes.device)
-    for block in torch.arange(len(boxes), device=boxes.device).split(max(at_once, 1)):
-        free = block[~(box_iou(boxes[block], boxes[kept]) > threshold).any(1)]
-        kept = torch.cat([kept, free[nms(boxes[free], scores[free], threshold)]])
+    some = AHEAD * top
+    if 2 * some <= len(boxes):
+        kept = nms(boxes[:some], scores[:some], threshold)
         if len(kept) >= top:
-            break
-    return kept[:top]
+            return kept[:top]
+    return nms(boxes, scores, threshold)[:top]
 
 
 class RPN(Member):
@@ -220,9 +216,9 @@ class RPN(Member):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.random_state)
             net = RPNHead(len(like[self.maps[0]]), self.width, self.anchors_a_cell, SCORES[self.score])
-        square = float(torch.cat([like[name].float().flatten() for name in self.maps]).square().mean())
-        if self.norm and square > 0:
-            net.scale.fill_(self.norm / square**0.5)
+        if self.norm:
+            square = float(torch.cat([like[name].float().flatten() for name in self.maps]).square().mean())
+            net.scale.fill_(self.norm / square**0.5 if square > 0 else 1.0)
         return net
 
     def loss(self, net: Any, fields: Mapping[str, Any], generator: Any) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -354,7 +350,8 @@ class RPN(Member):
         width, channels = state["conv.weight"].shape[:2]
         anchors = len(state["deltas.weight"]) // 4
         net = RPNHead(channels, width, anchors, len(state["scores.weight"]) // anchors)
-        net.load_state_dict({name: torch.as_tensor(value) for name, value in state.items()})
+        whole = {"scale": 1.0, **state}  # which RUNs from before `norm` have not
+        net.load_state_dict({name: torch.as_tensor(value) for name, value in whole.items()})
         return net
 
 

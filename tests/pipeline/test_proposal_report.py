@@ -13,6 +13,7 @@ from PIL import Image
 from rcnn.errors import UserError
 from rcnn.pipeline import cli, proposal_plots
 from rcnn.pipeline.measure import Truth, best_overlaps, join, recall_table
+from rcnn.pipeline.proposal_differences import difference
 from rcnn.pipeline.proposal_report import TOPS, contender, contenders, measure_one, ordered, short
 from rcnn.stages.record import Record, RecordList
 from torchvision.ops import box_iou
@@ -55,6 +56,23 @@ def test_recall_ar_and_overlaps_are_those_of_brute_force() -> None:
         assert found["ar"][top] == pytest.approx(integral, abs=1e-3)
     assert found["truths"] == len(labels)
     assert found["ar"][None] > 0
+
+
+def test_differences_in_recall_are_paired_over_images() -> None:
+    rng = np.random.default_rng(0)
+    objects = rng.integers(0, 4, 60)
+    first = rng.random(objects.sum()) < 0.5
+    second = first | (rng.random(objects.sum()) < 0.2)
+    found = difference(first, second, objects)
+    assert found["difference"] == pytest.approx(second.mean() - first.mean())
+    parts = np.split(second.astype(int) - first, np.cumsum(objects)[:-1])
+    drawn = [rng.integers(0, 60, 60) for _ in range(3000)]
+    plain = [sum(parts[i].sum() for i in some) / objects[some].sum() for some in drawn]
+    np.testing.assert_allclose([found["low"], found["high"]], np.percentile(plain, [2.5, 97.5]), atol=0.01)
+    assert found["resolved"]
+    none = difference(first, first, objects)
+    assert (none["difference"], none["low"], none["high"], none["resolved"]) == (0, 0, 0, False)
+    assert difference(second, first, objects)["high"] < 0
 
 
 def test_parameters_may_hold_commas() -> None:
@@ -150,9 +168,13 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     assert not stop.value.code
     assert "SlidingWindow:stride=0.5,top=500 *" in said
     assert "MABO" in said
+    assert "difference in recall, against SlidingWindow:stride=0.5,top=500" in said
     found = json.loads((tmp_path / "proposals/proposals.json").read_text())
     assert [row["boxes"] for row in found["stages"][0]["by_boxes"]] == [10, 30, 100, 300, 1000, 2000, "all"]
     assert found["stages"][0]["by_boxes"][-1]["used"] == found["stages"][0]["boxes_an_image"] <= 500
+    assert [(row["boxes"], row["against_boxes"]) for row in found["against_first"]] == [
+        (100, 100), (100, 2000), (300, 300), (300, 2000), (1000, 1000), (1000, 2000), (2000, 2000)
+    ]  # fmt: skip
     by_class = found["stages"][0]["by_class"]
     assert sum(rows[0]["objects"] for rows in by_class.values()) == found["objects"]
     for name in ("recall-by-boxes.png", "recall-by-iou.png"):
@@ -179,3 +201,33 @@ def test_numbers_on_the_axis_of_boxes_are_numbers(tmp_path: Path, monkeypatch: p
     drawn[0].canvas.draw()
     labels = [label.get_text() for label in drawn[0].axes[0].get_xticklabels()]
     assert {"10", "100", "1000"} <= set(labels)
+
+
+def test_boxes_that_are_saved_are_those_that_precomputed_reads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    def rcnn(*words: str) -> int | str | None:
+        monkeypatch.setattr(sys, "argv", ["rcnn", *words, "--cache", "cache", "--jobs", "1"])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        return stop.value.code
+
+    search = "selective_search.SelectiveSearch:top=30"
+    assert not rcnn("proposals", "shapes:2:1", "--with", search, "--save", "boxes.npz")
+    assert not rcnn("proposals", "shapes:3:7", "--with", search, "--save", "boxes.npz")  # added to
+    with np.load("boxes.npz") as held:
+        assert len(held.files) == 5
+    for spec in ("shapes:2:1", "shapes:3:7"):
+        both = ("--with", search, "--with", "precomputed.Precomputed:file=boxes.npz")
+        assert not rcnn("proposals", spec, *both)
+        one, other = json.loads(Path("proposals/proposals.json").read_text())["stages"]
+        assert one["by_boxes"] == other["by_boxes"]
+    for words, why in (
+        (("--with", search, "--save", "boxes.txt"), "boxes are saved as .npz"),
+        (("--with", search, "--with", SLIDING, "--save", "boxes.npz"), "name one stage or RUN"),
+    ):
+        capsys.readouterr()
+        assert rcnn("proposals", "shapes:1", *words) == 2
+        assert why in capsys.readouterr().err
