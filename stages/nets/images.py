@@ -17,3 +17,8 @@ def remembered(read: Callable[[int], Any], count: int, memory: float) -> Callabl
     sample = range(0, count, -(-count // SAMPLE))
     size = sum(read(i).nbytes for i in sample) / len(sample)
     return lru_cache(maxsize=max(1, int(memory * 1e9 / max(size, 1))))(read)
+
+
+def all_fit(images: Any, count: int) -> bool:
+    """Whether all of `count` arrays are kept once they were read; images: what `remembered` gave."""
+    return bool(images.cache_info().maxsize >= count)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy as np
 from ...errors import UserError
 from ..record import Record, Records
 from ..stage import Checkpoint, Stage
-from .images import remembered
+from .images import all_fit, remembered
 from .memory import reuse_freed_memory
 from .precision import device_of, low_precision, precision_of
 
@@ -79,6 +79,8 @@ class Pretraining(Stage):
 
         from .sgd import batch_of, sgd
 
+        if not len(records):
+            raise UserError("Pretraining was given no images")
         self.net_ = self._classifier(len(records.classes))
         device = device_of(self.device)
         if device.type == "cpu":
@@ -87,8 +89,9 @@ class Pretraining(Stage):
         net.backbone.frozen_norms = False  # they have no statistics worth keeping yet
         net.train()
         side = net.backbone.input_size
-        labels = _labels(records)  # N
         images = remembered(lambda i: _resized(records[i]["image"], side), len(records), self.memory)
+        # N; images are read in their order while they last, for crops of one scene follow one another
+        labels = _labels(records, images if all_fit(images, len(records)) else lambda i: None)
         passes = -(-len(labels) // self.batch)  # steps in a pass
 
         def loss(step: int, generator: Any) -> Any:
@@ -118,13 +121,15 @@ class Pretraining(Stage):
             return Classifier(load(self.backbone, None, self.random_state), classes)
 
 
-def _labels(records: Records) -> Any:
-    """The classes, 0..K-1, of all images (N)."""
+def _labels(records: Records, read: Callable[[int], Any]) -> Any:
+    """The classes, 0..K-1, of all images (N); each is read on the way."""
     import torch
 
-    if not len(records):
-        raise UserError("Pretraining was given no images")
-    return torch.tensor([_label(record, len(records.classes)) - 1 for record in records])
+    labels = []
+    for i, record in enumerate(records):
+        labels.append(_label(record, len(records.classes)) - 1)
+        read(i)
+    return torch.tensor(labels)
 
 
 def _moved(images: Any, shift: int, generator: Any) -> Any:

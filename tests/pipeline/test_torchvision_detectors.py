@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from rcnn.errors import UserError
-from rcnn.pipeline import saved
+from rcnn.pipeline import cli, saved
 from rcnn.pipeline.recipes import faster, mask
 from rcnn.pipeline.run import Run
 from rcnn.pipeline.torchvision_detectors import class_names, detector_of, exported, imported, ours, write
@@ -242,6 +243,49 @@ def detector(kind: str = "fasterrcnn_resnet50_fpn") -> Any:
     torch.manual_seed(0)
     params = {"num_classes": 4, "min_size": 128, "max_size": 200, "rpn_post_nms_top_n_test": 200}
     return spread(get_model(kind, weights=None, weights_backbone=None, **params))
+
+
+def test_the_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """A file of torchvision's weights becomes a RUN, and the RUN the same file."""
+    from safetensors.torch import load_file, save_file
+
+    def rcnn(*words: str) -> tuple[int | str | None, str]:
+        monkeypatch.setattr(sys, "argv", ["rcnn", *words])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        told = capsys.readouterr()
+        return stop.value.code or 0, told.out + told.err
+
+    monkeypatch.chdir(tmp_path)
+    model = detector()
+    save_file(model.state_dict(), "given.safetensors")
+    kind = "torchvision:fasterrcnn_resnet50_fpn"
+    code, said = rcnn("import", kind, "--weights", "given.safetensors", "--classes", "cat,dog,emu", "--out", "run")
+    assert code == 0
+    assert "3 classes" in said
+    code, said = rcnn("export", "run", "--out", "back.safetensors")
+    assert code == 0
+    assert "num_classes=4" in said
+    back = load_file("back.safetensors")
+    for name, value in model.state_dict().items():
+        if not name.endswith("num_batches_tracked"):
+            own = value.clone()
+            if "bbox_pred" in name and name.startswith("roi_heads"):
+                own[:4] = 0  # the background's, which nothing reads
+            torch.testing.assert_close(back[name], own)
+    for words, why in (
+        (("import", kind, "--weights", "nothing.pth", "--out", "a"), "nothing.pth"),
+        (("import", kind, "--weights", "given.safetensors", "--classes", "cat", "--out", "b"), "1 classes are named"),
+        (("import", "torchvision:ssd", "--weights", "given.safetensors", "--out", "c"), "is no detector that is known"),
+        (
+            ("import", "fasterrcnn_resnet50_fpn", "--weights", "given.safetensors", "--out", "d"),
+            "write torchvision:NAME",
+        ),
+        (("export", "run", "--out", "back.bin"), "is no .pth, .pt or .safetensors file"),
+    ):
+        code, said = rcnn(*words)
+        assert code == 2
+        assert why in said
 
 
 def test_what_is_exported_detects_as_the_pipeline(images: list[Any], tmp_path: Path) -> None:
