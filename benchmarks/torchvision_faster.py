@@ -233,27 +233,38 @@ def detect_theirs(model: Any, data: Any, args: argparse.Namespace) -> dict[str, 
 
 
 def both(args: argparse.Namespace, data: Any, seed: int, steps: int) -> tuple[Any, Any, list[float], list[float]]:
-    """Both trained: ours as a Run, theirs as a model, and when each step was over."""
-    ran = Run(ours(args, seed, steps), cache=None, device=args.device, progress=False)
-    stage, watches = ran.pipeline.stage("training"), (Watch(), Watch())
+    """Both trained: ours as a Run, theirs as a model, and when each step was over. Odd seeds train theirs first."""
+    ran, watches = Run(ours(args, seed, steps), cache=None, device=args.device, progress=False), (Watch(), Watch())
+    stage, model = ran.pipeline.stage("training"), theirs(args, len(data.classes))
+    start_alike(model, begun(args, data, seed))
+
+    def here() -> None:
+        stage.fit(data, watches[0])
+
+    def there() -> None:
+        train_theirs(model, data, args, seed, steps, watches[1])
+
+    for watch, train in list(zip(watches, (here, there), strict=True))[:: -1 if seed % 2 else 1]:
+        watch.times[:] = [time.perf_counter()]
+        train()
+    ran.pipeline.classes, ran.pipeline.keys = tuple(data.classes), {"training": f"benchmark {seed}"}
+    return ran, model, list(np.diff(watches[0].times)), list(np.diff(watches[1].times))
+
+
+def begun(args: argparse.Namespace, data: Any, seed: int) -> dict[str, Any]:
+    """The modules of our members as training begins."""
+    stage = Run(ours(args, seed, 1), cache=None, device=args.device, progress=False).pipeline.stage("training")
     made: dict[str, Any] = {}
     plain = stage._modules
 
     def modules(*given: Any) -> Any:
         net = plain(*given)
         made.update({name: deepcopy(part).cpu() for name, part in net.items()})
-        watches[0].times[:] = [time.perf_counter()]
         return net
 
     stage._modules = modules
-    stage.fit(data, watches[0])
-    del stage.__dict__["_modules"]
-    ran.pipeline.classes, ran.pipeline.keys = tuple(data.classes), {"training": f"benchmark {seed}"}
-    model = theirs(args, len(data.classes))
-    start_alike(model, made)
-    watches[1].times[:] = [time.perf_counter()]
-    train_theirs(model, data, args, seed, steps, watches[1])
-    return ran, model, list(np.diff(watches[0].times)), list(np.diff(watches[1].times))
+    stage.fit(data)
+    return made
 
 
 def in_memory(records: Any, count: int | None = None) -> RecordList:

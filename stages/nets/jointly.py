@@ -196,6 +196,9 @@ class Jointly(Stage):
             raise ValueError(f"by names {strange[0]!r}; the losses are {', '.join(self.losses)}")
         if strange := [name for name in self.only if name.partition(".")[0] not in self.members]:
             raise ValueError(f"only names {strange[0]!r}; the members are {', '.join(self.members)}")
+        for name in {one.partition(".")[0] for one in self.only}:
+            if "weights" not in self._joined()[name].param_names():
+                raise ValueError(f"only names {name!r}, a {type(self._joined()[name]).__name__}, which learns nothing")
         if self._proposer and self._read:
             raise ValueError(f"{self._proposer} proposes boxes, of which an earlier step cannot give {self._read[0]}")
         if len(backbones := set(self._backbones())) > 1:

@@ -154,6 +154,28 @@ def test_backbones_have_their_own_ways() -> None:
     assert faster("resnet50", None)["map"].frozen == ()
 
 
+@pytest.mark.parametrize(
+    ("backbone", "params"),
+    [
+        ("alexnet", {"sides": (16, 32)}),  # fc6 and fc7 of its own
+        ("mobilenet_v2", {"sides": (16, 32)}),
+        ("resnet101", {"sides": (16, 32)}),  # C4
+        ("mobilenet_v2", {"fpn": True}),
+        ("resnext50_32x4d", {"fpn": True}),
+    ],
+)
+def test_nets_of_every_kind_learn_and_detect(backbone: str, params: dict[str, Any]) -> None:
+    data = Shapes(2, 1)
+    pipeline = quick(faster(backbone, None, proposals=10, **SMALL, **params), training__rois=16)
+    pipeline.set_params(training__steps=1, training__lr=1e-30, proposals__norm=1.0)  # random nets give any size
+    with Run(pipeline, cache=None, device="cpu", progress=False) as run:
+        run.fit(data)
+        assert np.isfinite(pipeline["training"].history_).all()
+        found = detections(run, data)
+    assert all(np.isfinite(fields["det_boxes"]).all() for fields in found.values())
+    assert any(len(fields["det_boxes"]) for fields in found.values())
+
+
 def test_svms_on_its_features(tmp_path: Path) -> None:
     pipeline = faster("shapenet", None, proposals=40, sides=(16, 32, 64), classifier="svm", **SMALL)
     pipeline = quick(pipeline, proposals__width=16)
