@@ -36,7 +36,7 @@ STYLE = (
     "body{font:15px/1.5 system-ui,sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem;color:#222}"
     "table{border-collapse:collapse;margin:1rem 0}"
     "th,td{padding:.25rem .8rem;border-bottom:1px solid #ddd;text-align:right}"
-    "th:first-child,td:first-child{text-align:left}"
+    "th:first-child,td:first-child,.words{text-align:left}td,p{white-space:pre-line}"
     "table.total tr:last-child td{font-weight:600}"
     "img{width:31%;margin:.5%;vertical-align:top;border:1px solid #ddd}"
     "table.pictures{table-layout:fixed;width:100%}table.pictures td,table.pictures th{padding:.2rem;text-align:center}"
@@ -141,7 +141,12 @@ def page(title: str, parts: Sequence[str]) -> str:
 
 def html_table(table: Table, *, total: bool = False) -> str:
     """A table under its title; its last row stands out if it is a `total`."""
-    top = "".join(f"<th>{escape(cell)}</th>" for cell in table.head)
-    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>\n" for row in table.rows)
+    kind = dict.fromkeys(table.words, " class=words")
+
+    def line(cells: Sequence[str], tag: str) -> str:
+        return "".join(f"<{tag}{kind.get(i, '')}>{escape(cell)}</{tag}>" for i, cell in enumerate(cells))
+
+    top = line(table.head, "th")
+    body = "".join(f"<tr>{line(row, 'td')}</tr>\n" for row in table.rows)
     whole = f"<table class={'total' if total else 'plain'}><tr>{top}</tr>\n{body}</table>"
     return f"<h2>{escape(table.title[:1].upper() + table.title[1:])}</h2>\n{whole}\n<p>{escape(table.caption)}</p>"
