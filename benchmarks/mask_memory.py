@@ -50,7 +50,7 @@ def detect(place: Path, width: int, height: int, bare: bool) -> None:
     image = small[rows][:, columns]
     pipeline = saved.load(place)
     if bare:
-        pipeline.set_params(map__size=64)
+        pipeline["map"].size = 64  # the net is the same
     with Run(pipeline, cache=None, progress=False) as run:
         run.one(small[:32, :32])  # the net is built
         found = {"model": peak()}
