@@ -130,20 +130,10 @@ def test_so_does_one_of_a_batch_of_equal_images(images: list[Any]) -> None:
 
 
 @pytest.mark.realdata
-def test_on_real_images_of_all_shapes(data_root: Path) -> None:
+@pytest.mark.parametrize("make", [small, small_masks])
+def test_on_real_images_of_all_shapes(make: Callable[..., Any], data_root: Path) -> None:
     data = COCO(data_root / "data/coco-mini/annotations/instances_val2017.json")
-    model = small(box_score_thresh=0.3)
-    some = [data[i] for i in np.linspace(0, len(data) - 1, 20).astype(int)]
-    with Run(imported(model, "resnet18"), cache=None, device="cpu", progress=False) as run:
-        for record in some:
-            (theirs,) = found_by(model, [record["image"]])
-            agree(run.one(record), theirs, max(record["image"].shape))
-
-
-@pytest.mark.realdata
-def test_masks_on_real_images_of_all_shapes(data_root: Path) -> None:
-    data = COCO(data_root / "data/coco-mini/annotations/instances_val2017.json")
-    model = small_masks(box_score_thresh=0.3)
+    model = make(box_score_thresh=0.3)
     some = [data[i] for i in np.linspace(0, len(data) - 1, 20).astype(int)]
     with Run(imported(model, "resnet18"), cache=None, device="cpu", progress=False) as run:
         for record in some:
