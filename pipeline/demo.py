@@ -29,8 +29,8 @@ def systems() -> dict[str, Pipeline]:
     """The five systems, by name, as the demo trains them."""
     on_map: dict[str, Any] = {"scale": SCALE, "sides": SIDES, "fc": WIDTHS}
     small = {"proposals__width": 128, "proposals__norm": 2.0, "proposals__min_side": 6.0,
-           "proposals__train_pre_nms": 1500, "proposals__train_top": 400,
-           "training__images": 1, "training__rois": 64}  # fmt: skip
+             "proposals__train_pre_nms": 1500, "proposals__train_top": 400,
+             "training__images": 1, "training__rois": 64}  # fmt: skip
     proposing = {**small, **schedule(PROPOSING_STEPS, 0.01)}
     return {
         "rcnn": rcnn("shapenet", proposals=BOXES),
